@@ -2,7 +2,7 @@
 
 
 class LightRNNError(ValueError):
-    """Something a user gave is wrong; the message names what was found, expected, and what to change."""
+    """A user's input is wrong: one line with what was found, expected, and what to change."""
 
 
 class WordTableError(LightRNNError):

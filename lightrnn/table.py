@@ -22,7 +22,7 @@ IntArray = npt.NDArray[np.int32]
 
 
 def default_shape(num_words: int) -> tuple[int, int]:
-    """Return the smallest square table `(R, C)` that holds V words (Li et al., 2016, section 3.1)."""
+    """Return the smallest square table `(R, C)` that holds V words (Li et al., 2016, 3.1)."""
     side = math.isqrt(max(num_words - 1, 0)) + 1
     return side, side
 
@@ -126,8 +126,8 @@ class WordTable:
     def fingerprint(self) -> str:
         """SHA-256 over the shape and every word's cell: equal for equal tables only."""
         digest = hashlib.sha256(f"{self.num_rows}x{self.num_columns}".encode())
-        digest.update(np.ascontiguousarray(self.row_of_word, dtype="<i4"))
-        digest.update(np.ascontiguousarray(self.column_of_word, dtype="<i4"))
+        digest.update(self.row_of_word.astype("<i4").tobytes())
+        digest.update(self.column_of_word.astype("<i4").tobytes())
         return digest.hexdigest()
 
     def __eq__(self, other: object) -> bool:

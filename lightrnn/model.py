@@ -1,0 +1,209 @@
+"""LightRNN (Li, Qin, Yang, Hu, Liu, NIPS 2016): two half-steps of one recurrent network a word.
+
+A word is its cell in the word table. The network runs over the interleaved sequence
+`column(w0), row(w1), column(w1), row(w2), ...`: what it holds after a column predicts the next
+word's row, what it holds after that row predicts the word's column. So any recurrent kernel runs
+LightRNN as it is, over a sequence of twice the length.
+
+Legend: B lanes, T words, E embedding, H hidden, L layers, S state tensors (LSTM 2, else 1),
+R rows, C columns, V words.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lightrnn.dropout import LaneDropout
+from lightrnn.errors import ModelError
+from lightrnn.table import WordTable
+
+Cell = Literal["lstm", "gru", "rnn"]
+_KERNELS: dict[Cell, Callable[[int, int], nn.RNNBase]] = {
+    "lstm": nn.LSTM,
+    "gru": nn.GRU,
+    "rnn": nn.RNN,
+}
+
+NO_WORD = -1
+"""Target of a padded position: it takes no part in any loss."""
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """All sizes that fix the parameters of a model.
+
+    Raises:
+        ModelError: a size is below 1, or vectors are tied at unequal widths.
+    """
+
+    num_rows: int
+    num_columns: int
+    embedding_size: int
+    hidden_size: int
+    num_layers: int = 1
+    cell: Cell = "lstm"
+    tied: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("num_rows", "num_columns", "embedding_size", "hidden_size", "num_layers"):
+            if getattr(self, name) < 1:
+                raise ModelError(f"{name}={getattr(self, name)}, expected at least 1")
+        if self.tied and self.embedding_size != self.hidden_size:
+            raise ModelError(
+                f"tied vectors need equal widths, found embedding_size={self.embedding_size} and "
+                f"hidden_size={self.hidden_size}; make them equal or set model.tied=false"
+            )
+
+
+class WordLosses(NamedTuple):
+    """Losses of one batch, and the state to go on with.
+
+    Attributes:
+        row_nll: summed -log P(row of each target), nats, scalar.
+        column_nll: summed -log P(column of each target | its row), nats, scalar.
+        state: recurrent state after the last target, [S, L, B, H].
+    """
+
+    row_nll: Tensor
+    column_nll: Tensor
+    state: Tensor
+
+
+class LightRNN(nn.Module):
+    """The network with its row and column vectors; the word table is set from outside.
+
+    Args:
+        shape: sizes.
+        num_words: V.
+        dropout: probability on the vectors going in, between layers, and on the hidden states
+            that predict.
+    """
+
+    row_of_word: Tensor
+    column_of_word: Tensor
+
+    def __init__(self, shape: ModelShape, num_words: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.shape = shape
+        self.row_embedding = nn.Embedding(shape.num_rows, shape.embedding_size)
+        self.column_embedding = nn.Embedding(shape.num_columns, shape.embedding_size)
+        kernel = _KERNELS[shape.cell]
+        widths = [shape.embedding_size] + [shape.hidden_size] * (shape.num_layers - 1)
+        self.layers = nn.ModuleList(kernel(width, shape.hidden_size) for width in widths)
+        self.dropouts = nn.ModuleList(
+            LaneDropout(dropout, place) for place in range(shape.num_layers + 1)
+        )
+        self.row_head = nn.Linear(shape.hidden_size, shape.num_rows)
+        self.column_head = nn.Linear(shape.hidden_size, shape.num_columns)
+        for embedding in (self.row_embedding, self.column_embedding):
+            nn.init.uniform_(embedding.weight, -0.1, 0.1)
+        if shape.tied:
+            self.row_head.weight = self.row_embedding.weight
+            self.column_head.weight = self.column_embedding.weight
+        for name in ("row_of_word", "column_of_word"):
+            cells = torch.zeros(num_words, dtype=torch.int32)
+            self.register_buffer(name, cells, persistent=False)
+
+    @property
+    def num_words(self) -> int:
+        """V."""
+        return len(self.row_of_word)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters lie."""
+        return self.row_of_word.device
+
+    @property
+    def num_parameters(self) -> int:
+        """Trained numbers; tied vectors count once."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    def set_table(self, table: WordTable) -> None:
+        """Place the words by `table`; parameters stay as they are.
+
+        Raises:
+            ModelError: the table is of another shape or another number of words.
+        """
+        found = (table.num_words, table.num_rows, table.num_columns)
+        expected = (self.num_words, self.shape.num_rows, self.shape.num_columns)
+        if found != expected:
+            raise ModelError(f"the table has (V, R, C) = {found}, the model {expected}")
+        self.row_of_word.copy_(torch.tensor(table.row_of_word))
+        self.column_of_word.copy_(torch.tensor(table.column_of_word))
+
+    def initial_state(self, num_lanes: int) -> Tensor:
+        """Return the state before a text's first word: zeros [S, L, B, H]."""
+        num_tensors = 2 if self.shape.cell == "lstm" else 1
+        size = (num_tensors, self.shape.num_layers, num_lanes, self.shape.hidden_size)
+        return torch.zeros(size, device=self.device)
+
+    def forward(
+        self,
+        inputs_BT: Tensor,
+        targets_BT: Tensor,
+        state: Tensor,
+        dropout_keys_B: Tensor | None = None,
+    ) -> WordLosses:
+        """Return the summed losses of `targets_BT`, each predicted from all words before it.
+
+        Args:
+            inputs_BT: the word before each target, integer [B, T].
+            targets_BT: words to predict, integer [B, T]; `NO_WORD` where a lane has ended.
+            state: recurrent state, [S, L, B, H].
+            dropout_keys_B: keys of `lane_keys`, needed for reproducible dropout in training.
+        """
+        hidden_for_row, hidden_for_column, state = self.hidden_states(
+            inputs_BT, targets_BT, state, dropout_keys_B
+        )
+        targets_TB = targets_BT.t()
+        row_nll = self._cross_entropy(self.row_head(hidden_for_row), self.row_of_word, targets_TB)
+        column_nll = self._cross_entropy(
+            self.column_head(hidden_for_column), self.column_of_word, targets_TB
+        )
+        return WordLosses(row_nll, column_nll, state)
+
+    def hidden_states(
+        self,
+        inputs_BT: Tensor,
+        targets_BT: Tensor,
+        state: Tensor,
+        dropout_keys_B: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what predicts each target's row and column, both [T, B, H], and the new state."""
+        columns_TB = self.column_of_word[inputs_BT.t()]
+        rows_TB = self.row_of_word[targets_BT.t().clamp(min=0)]
+        pairs = (self.column_embedding(columns_TB), self.row_embedding(rows_TB))
+        hidden, state = self.run(torch.stack(pairs, dim=1).flatten(0, 1), state, dropout_keys_B)
+        hidden_T2BH = hidden.view(-1, 2, *hidden.shape[1:])
+        return hidden_T2BH[:, 0], hidden_T2BH[:, 1], state
+
+    def run(
+        self, vectors: Tensor, state: Tensor, dropout_keys_B: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Run half-steps over `vectors` [half-steps, B, E]; return hidden states and new state."""
+        hidden = self.dropouts[0](vectors, dropout_keys_B)
+        new_states = []
+        for layer, dropout, layer_state in zip(
+            self.layers, list(self.dropouts)[1:], state.unbind(1), strict=True
+        ):
+            tensors_1BH = tuple(tensor.unsqueeze(0) for tensor in layer_state)
+            hidden, new = layer(hidden, tensors_1BH if len(tensors_1BH) == 2 else tensors_1BH[0])
+            hidden = dropout(hidden, dropout_keys_B)
+            new_states.append(torch.cat(new if isinstance(new, tuple) else (new,)))
+        return hidden, torch.stack(new_states, dim=1)
+
+    @staticmethod
+    def _cross_entropy(logits: Tensor, cell_of_word: Tensor, targets_TB: Tensor) -> Tensor:
+        cells_TB = cell_of_word[targets_TB.clamp(min=0)].long()
+        cells_TB = cells_TB.masked_fill(targets_TB == NO_WORD, NO_WORD)
+        return F.cross_entropy(
+            logits.flatten(0, 1).float(),
+            cells_TB.flatten(),
+            ignore_index=NO_WORD,
+            reduction="sum",
+        )

@@ -1,0 +1,69 @@
+"""Perplexity: summed losses over a text with the recurrent state carried along."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lightrnn.model import NO_WORD, LightRNN
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Summed negative log-likelihoods of a text, in nats, and its number of words."""
+
+    row_nll: float
+    column_nll: float
+    tokens: int
+
+    @property
+    def row_loss(self) -> float:
+        """Nats a token that the row costs."""
+        return self.row_nll / self.tokens
+
+    @property
+    def column_loss(self) -> float:
+        """Nats a token that the column costs once the row is known."""
+        return self.column_nll / self.tokens
+
+    @property
+    def loss(self) -> float:
+        """Nats a token."""
+        return self.row_loss + self.column_loss
+
+    @property
+    def perplexity(self) -> float:
+        """Exponential of the loss; infinite where it is beyond a float."""
+        return perplexity_of(self.loss)
+
+
+def perplexity_of(loss: float) -> float:
+    """Return `exp(loss)` for a loss in nats a token; infinite where it is beyond a float."""
+    return math.exp(loss) if loss < 700 else math.inf
+
+
+@torch.no_grad()
+def sum_losses(model: LightRNN, batches: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+    """Run `model` in evaluation mode over consecutive batches of the same lanes.
+
+    Args:
+        model: its mode is put back afterwards.
+        batches: `(inputs_BT, targets_BT)` as `LightRNN.forward` takes them; may be none.
+
+    Returns:
+        Summed row losses, summed column losses, number of words: float64 [3] on the model's device.
+    """
+    was_training = model.training
+    model.eval()
+    totals = torch.zeros(3, dtype=torch.float64, device=model.device)
+    state: Tensor | None = None
+    for inputs_BT, targets_BT in batches:
+        if state is None:
+            state = model.initial_state(len(inputs_BT))
+        row_nll, column_nll, state = model(inputs_BT, targets_BT, state)
+        num_words = (targets_BT != NO_WORD).sum()
+        totals += torch.stack([row_nll.double(), column_nll.double(), num_words.double()])
+    model.train(was_training)
+    return totals
