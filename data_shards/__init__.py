@@ -1,0 +1,38 @@
+"""Text to vocabulary and sharded Arrow corpus, and from there to deterministic, elastic batches.
+
+The way of the data, a module a step: `text` -> `vocabulary` -> `prepare` (with `shards` and
+`manifest`) -> `corpus` -> `lanes`. `demo` makes a corpus from the standard library's own words.
+"""
+
+from data_shards.corpus import Corpus, TokenSequence
+from data_shards.demo import DemoText, demo_text, write_demo_corpus
+from data_shards.errors import CorpusError
+from data_shards.lanes import PADDING, Batch, LaneBatches, lane_slice
+from data_shards.manifest import Manifest, Shard, Split, Tokenization, VocabularyFile
+from data_shards.prepare import prepare_corpus
+from data_shards.text import split_words
+from data_shards.vocabulary import EOS, UNK, Vocabulary, unigram_perplexity
+
+__all__ = [
+    "EOS",
+    "PADDING",
+    "UNK",
+    "Batch",
+    "Corpus",
+    "CorpusError",
+    "DemoText",
+    "LaneBatches",
+    "Manifest",
+    "Shard",
+    "Split",
+    "TokenSequence",
+    "Tokenization",
+    "Vocabulary",
+    "VocabularyFile",
+    "demo_text",
+    "lane_slice",
+    "prepare_corpus",
+    "split_words",
+    "unigram_perplexity",
+    "write_demo_corpus",
+]

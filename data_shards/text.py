@@ -1,0 +1,161 @@
+"""Text as lines of words, read in bounded pieces.
+
+A line ends at `\\n` and nowhere else; words are separated by ASCII blanks and nothing else, so that
+a no-break space or a Unicode line separator inside a word stays inside. That is what `bytes.split`
+does and `str.split` does not.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from data_shards.errors import CorpusError
+
+PIECE_BYTES = 8 << 20
+"""How much text is held in memory at a time; a single word may not be longer."""
+
+COMPRESSION = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
+"""Compression by file suffix; every other file is read as it is."""
+
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+BLANKS = b" \t\n\r\v\f"
+
+IS_BLANK = np.zeros(256, dtype=np.bool_)
+IS_BLANK[list(BLANKS)] = True
+IS_BLANK.setflags(write=False)
+
+
+def split_words(text: str, *, lowercase: bool = False) -> list[str]:
+    """Split a text, a prompt for instance, as the words of a corpus are split."""
+    text = text.lower() if lowercase else text
+    return [word.decode() for word in text.encode().split()]
+
+
+def read_pieces(
+    path: Path,
+    *,
+    lowercase: bool = False,
+    option: str = "the input files",
+    piece_bytes: int = PIECE_BYTES,
+) -> Iterator[bytes]:
+    """Read a text file, plain or compressed, as checked pieces of about `piece_bytes` bytes.
+
+    A piece ends after a `\\n`, or after another blank inside a line that is longer than a piece; it
+    never cuts a word. The last one always ends in `\\n`, also where the file does not.
+
+    Args:
+        path: the file; its suffix says how it is compressed (`COMPRESSION`).
+        lowercase: whether to lower-case the text.
+        option: the option to name in errors, `--train` for instance.
+        piece_bytes: the size of a piece.
+
+    Raises:
+        CorpusError: the file cannot be read, is empty or truncated, is not UTF-8, holds a NUL byte
+            or a word longer than a piece.
+    """
+    rest = b""
+    last_byte = b""
+    offset, line = 0, 1
+    for chunk in read_chunks(path, option, piece_bytes):
+        rest += chunk
+        if not last_byte and offset == 0 and len(rest) >= len(BYTE_ORDER_MARK):
+            offset = len(BYTE_ORDER_MARK) if rest.startswith(BYTE_ORDER_MARK) else 0
+            rest = rest[offset:]
+        end = rest.rfind(b"\n") + 1 or 1 + max(rest.rfind(blank) for blank in BLANKS)
+        if end:
+            piece, rest = rest[:end], rest[end:]
+            yield checked_piece(piece, path, option, offset, line, lowercase)
+            offset, line, last_byte = offset + end, line + piece.count(b"\n"), piece[-1:]
+        elif len(rest) >= piece_bytes:
+            raise CorpusError(
+                f"{path}, line {line}: {len(rest)} bytes from byte {offset} on hold no blank, "
+                f"expected text with words separated by blanks; change {option}"
+            )
+    if rest:
+        yield checked_piece(rest + b"\n", path, option, offset, line, lowercase)
+    elif not last_byte:
+        raise CorpusError(f"{path} is empty, expected at least one line of text; change {option}")
+    elif last_byte != b"\n":
+        yield b"\n"
+
+
+def read_chunks(path: Path, option: str, chunk_bytes: int) -> Iterator[bytes]:
+    """Read a file's bytes, decompressed, with every failure as a `CorpusError`."""
+    if not path.exists():
+        raise CorpusError(f"{path} does not exist, expected a text file; change {option}")
+    if path.is_dir():
+        raise CorpusError(f"{path} is a folder, expected a text file; change {option}")
+    compression = COMPRESSION.get(path.suffix)
+    kind = f"{compression} file" if compression else "text file"
+    try:
+        with pa.input_stream(str(path), compression=compression) as stream:
+            while chunk := stream.read(chunk_bytes):
+                yield chunk
+    except (OSError, pa.ArrowException) as error:
+        raise CorpusError(
+            f"{path} cannot be read to its end ({error}), expected a whole and readable {kind}; "
+            f"change {option}"
+        ) from error
+
+
+def checked_piece(
+    piece: bytes, path: Path, option: str, offset: int, line: int, lowercase: bool
+) -> bytes:
+    """Return the piece that starts at `offset` in `line`, lower-cased if wanted, or raise."""
+    try:
+        text = piece.decode()
+        at = piece.find(b"\0")
+        fault = "a NUL byte"
+    except UnicodeDecodeError as error:
+        at = error.start
+        fault = f"byte 0x{piece[at]:02x}, which is not UTF-8 ({error.reason}),"
+    if at >= 0:
+        line += piece.count(b"\n", 0, at)
+        raise CorpusError(
+            f"{path}, line {line}: {fault} at byte {offset + at}, expected UTF-8 text; "
+            f"change {option}"
+        )
+    return text.lower().encode() if lowercase else piece
+
+
+@dataclass(frozen=True, eq=False)
+class PieceWords:
+    """The words of a piece of text.
+
+    Attributes:
+        words: the words there are; one may occur twice.
+        word_of_token: for each running word its place in `words`, int [num_tokens].
+        line_ends: for each `\\n` how many running words stand before it, int64 [num_lines].
+    """
+
+    words: list[bytes]
+    word_of_token: npt.NDArray[np.integer]
+    line_ends: npt.NDArray[np.int64]
+
+
+def parse_piece(piece: bytes) -> PieceWords:
+    """Split a piece of text that ends in a blank into words and lines.
+
+    No Python object is made for a running word, only for the different ones: each running word,
+    together with the blanks behind it, is a slice of the piece in an Arrow array, which Arrow
+    encodes by a dictionary; the blanks are taken off the dictionary's entries.
+    """
+    characters = np.frombuffer(piece, dtype=np.uint8)
+    blank = IS_BLANK[characters]
+    begins = np.flatnonzero(~blank[1:] & blank[:-1]) + 1
+    if not blank[0]:
+        begins = np.concatenate(([0], begins))
+    bounds = np.append(begins, len(piece)).astype(np.int32)
+    slices = pa.Array.from_buffers(
+        pa.binary(), len(begins), [None, pa.py_buffer(bounds), pa.py_buffer(piece)]
+    )
+    encoded = slices.dictionary_encode()
+    return PieceWords(
+        words=[word.strip() for word in encoded.dictionary.to_pylist()],
+        word_of_token=encoded.indices.to_numpy(),
+        line_ends=np.searchsorted(begins, np.flatnonzero(characters == ord("\n"))),
+    )
