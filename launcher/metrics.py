@@ -1,0 +1,80 @@
+"""What a run tells: one JSON object a line, TensorBoard, and a line on the console."""
+
+import json
+import logging
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from launcher.run_dir import RunDirectory
+
+log = logging.getLogger("lightrnn")
+
+
+class Metrics:
+    """Writes the records of a run; on all ranks but the first it writes nothing.
+
+    Use as a context manager, which closes its files.
+    """
+
+    def __init__(self, run: RunDirectory, step: int, *, enabled: bool) -> None:
+        self._start = time.monotonic()
+        self._file = self._board = None
+        if enabled:
+            # Imported where it is used: it takes a second, and one rank needs it.
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._file = run.metrics.open("a")
+            self._board = SummaryWriter(str(run.tensorboard), purge_step=step)
+
+    def record(self, event: str, step: int, table_version: int, **values: Any) -> None:
+        """Append a record; numbers go to TensorBoard too, under `event/name`."""
+        if self._file is None or self._board is None:
+            return
+        values["elapsed_seconds"] = round(time.monotonic() - self._start, 3)
+        content = {"event": event, "step": step, "table_version": table_version, **values}
+        self._file.write(json.dumps(content) + "\n")
+        self._file.flush()
+        for name, value in values.items():
+            if isinstance(value, (int, float)):
+                self._board.add_scalar(f"{event}/{name}", value, step)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._file is not None and self._board is not None:
+            self._file.close()
+            self._board.close()
+
+
+def log_to_console(rank: int, world_size: int) -> None:
+    """Send the first rank's log to standard error, and the errors of every rank."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setLevel(logging.INFO if rank == 0 else logging.ERROR)
+    who = f"[rank {rank}] " if world_size > 1 and rank > 0 else ""
+    handler.setFormatter(logging.Formatter(f"{who}%(message)s"))
+    log.handlers = [handler]
+    log.setLevel(logging.INFO)
+    log.propagate = False
+
+
+def log_to_file(path: Path, rank: int) -> None:
+    """Send this rank's log to a file too, with the time and the rank in each line."""
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter(f"%(asctime)s [rank {rank}] %(message)s"))
+    log.addHandler(handler)
+
+
+def readable_time(seconds: float) -> str:
+    """Return a duration such as `1:02:03`."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}"

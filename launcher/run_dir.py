@@ -1,0 +1,113 @@
+"""The places in a run directory, and taking a run back to a checkpoint's step."""
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from launcher.settings import CONFIG_FILE
+from lightrnn import LightRNNError, WordTable
+
+
+class RunError(LightRNNError):
+    """A run directory is missing, has no checkpoint, or cannot be written."""
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """A run's folder: settings, metrics, checkpoints, tables, logs, report."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved settings."""
+        return self.path / CONFIG_FILE
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON object a line."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def vocabulary(self) -> Path:
+        """A copy of the corpus's vocabulary, so that a run is complete without its corpus."""
+        return self.path / "vocabulary.arrow"
+
+    @property
+    def checkpoints(self) -> Path:
+        """A folder a checkpoint."""
+        return self.path / "checkpoints"
+
+    @property
+    def tables(self) -> Path:
+        """A file a table version."""
+        return self.path / "tables"
+
+    @property
+    def tensorboard(self) -> Path:
+        """TensorBoard's event files."""
+        return self.path / "tensorboard"
+
+    def log(self, rank: int) -> Path:
+        """The log of a rank."""
+        return self.path / "logs" / f"rank-{rank:05d}.log"
+
+    def table(self, version: int) -> Path:
+        """The file of a table version."""
+        return self.tables / f"table-{version:04d}.arrow"
+
+    def create(self) -> None:
+        """Make the folders.
+
+        Raises:
+            RunError: they cannot be made.
+        """
+        try:
+            for folder in (self.checkpoints, self.tables, self.tensorboard, self.path / "logs"):
+                folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunError(
+                f"{self.path} cannot be made ({error.strerror}), expected a folder that can be "
+                "written; change --run-dir"
+            ) from error
+
+    def write_config(self, text: str) -> None:
+        """Write the resolved settings."""
+        replace_file(self.config, text.encode())
+
+    def write_table(self, table: WordTable, version: int) -> None:
+        """Write a table version."""
+        temporary = self.tables / f".{version}.tmp"
+        table.save(temporary)
+        temporary.replace(self.table(version))
+
+    def copy_vocabulary(self, source: Path) -> None:
+        """Copy the corpus's vocabulary into the run."""
+        temporary = self.path / ".vocabulary.tmp"
+        shutil.copyfile(source, temporary)
+        temporary.replace(self.vocabulary)
+
+    def rewind(self, step: int, table_version: int) -> None:
+        """Drop the metrics and tables that came after a checkpoint which is resumed from."""
+        if self.metrics.is_file():
+            lines = [
+                line
+                for line in self.metrics.read_text().splitlines(keepends=True)
+                if line.endswith("\n") and json.loads(line)["step"] <= step
+            ]
+            replace_file(self.metrics, "".join(lines).encode())
+        for later in self.tables.glob("table-*.arrow"):
+            if int(later.stem.removeprefix("table-")) > table_version:
+                later.unlink()
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a small file so that it is either the old or the new one, never half of it."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)

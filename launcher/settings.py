@@ -1,0 +1,310 @@
+"""All settings of a run: documented, checked, read from TOML and the command line."""
+
+import dataclasses
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import field
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tomli_w
+from pydantic import (
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    TypeAdapter,
+    ValidationError,
+)
+from pydantic.dataclasses import dataclass
+from pydantic_core import ErrorDetails
+
+from allocation import SolverName
+from lightrnn.errors import LightRNNError
+from lightrnn.model import Cell
+
+
+class SettingsError(LightRNNError):
+    """A setting or an option is unknown, has a wrong value, or contradicts another."""
+
+
+def _split_commas(value: object) -> object:
+    """Turn `2,4` or `[2, 4]` from the command line into its parts."""
+    return (
+        [part for part in value.strip("[] ").split(",") if part]
+        if isinstance(value, str)
+        else value
+    )
+
+
+Epochs = Annotated[tuple[PositiveFloat, ...], BeforeValidator(_split_commas)]
+Probability = Annotated[float, Field(ge=0, lt=1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+_STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+def _doc(default: Any, text: str) -> Any:
+    return field(default=default, metadata={"doc": text})
+
+
+@dataclass(frozen=True, config=_STRICT)
+class DataSettings:
+    """The corpus and how it is cut into batches."""
+
+    corpus: str = _doc("", "corpus folder made by `lightrnn prepare`")
+    num_lanes: PositiveInt = _doc(32, "lanes of text in the global batch, over all processes")
+    bptt: PositiveInt = _doc(35, "words a lane and step; gradients reach back this far")
+    eval_lanes: PositiveInt = _doc(32, "lanes that a split is cut into for evaluation")
+    verify: bool = _doc(True, "check the shards' SHA-256 before training")
+
+
+@dataclass(frozen=True, config=_STRICT)
+class TableSettings:
+    """The word table that training starts from."""
+
+    init: str = _doc("random", "random, frequency, or the path of a table saved before")
+    num_rows: NonNegativeInt = _doc(0, "rows; 0 for the ceiling of the vocabulary's square root")
+    num_columns: NonNegativeInt = _doc(0, "columns; 0 for the same")
+
+
+@dataclass(frozen=True, config=_STRICT)
+class ModelSettings:
+    """The network."""
+
+    cell: Cell = _doc("lstm", "recurrent kernel")
+    embedding_size: PositiveInt = _doc(200, "width of row and column input vectors")
+    hidden_size: PositiveInt = _doc(200, "width of the recurrent layers")
+    num_layers: PositiveInt = _doc(1, "recurrent layers")
+    dropout: Probability = _doc(0.2, "on input vectors, between layers and on predicting states")
+    tied: bool = _doc(False, "use the input vectors as output vectors too")
+
+
+@dataclass(frozen=True, config=_STRICT)
+class TrainSettings:
+    """Optimisation."""
+
+    epochs: PositiveFloat = _doc(8.0, "passes over the training text")
+    seed: int = _doc(1, "of the first table, the first parameters and dropout")
+    optimizer: Literal["adam", "adamw", "sgd"] = _doc("adam", "update rule")
+    learning_rate: PositiveFloat = _doc(2e-3, "peak learning rate")
+    weight_decay: NonNegativeFloat = _doc(0.0, "decay of all parameters")
+    warmup_steps: NonNegativeInt = _doc(50, "steps over which the learning rate rises from zero")
+    schedule: Literal["constant", "linear", "cosine"] = _doc("linear", "how the rate falls")
+    decay_from: Fraction = _doc(0.5, "share of the run after which the rate falls")
+    final_learning_rate: Fraction = _doc(0.02, "last rate as a share of the peak")
+    clip_norm: NonNegativeFloat = _doc(1.0, "largest norm of the gradient; 0 for no bound")
+    precision: Literal["auto", "float32", "bfloat16"] = _doc(
+        "auto", "auto is bfloat16 autocast on GPUs that have it, float32 elsewhere"
+    )
+    max_steps: NonNegativeInt = _doc(0, "stop with a checkpoint at this step; 0 for no stop")
+    log_every_steps: PositiveInt = _doc(50, "steps between lines of the training loss")
+    eval_every_epochs: PositiveFloat = _doc(1.0, "epochs between validations")
+
+
+@dataclass(frozen=True, config=_STRICT)
+class AllocationSettings:
+    """When and how words are moved to better cells."""
+
+    when: Literal["epochs", "plateau", "never"] = _doc(
+        "epochs", "at given epochs, when validation stops improving (the paper's rule), or never"
+    )
+    epochs: Epochs = _doc((2.0, 4.0), "for when=epochs: after these epochs")
+    max_rounds: PositiveInt = _doc(4, "for when=plateau: most reallocations in a run")
+    min_improvement: Fraction = _doc(
+        0.01,
+        "for when=plateau: share by which validation perplexity must fall from one to the next",
+    )
+    solver: SolverName = _doc("auto", "auto is exact for small tables, alternating for others")
+    stay_bonus: NonNegativeFloat = _doc(
+        0.0, "nats a token that leaving a row or a column has to gain at least"
+    )
+    measure_tokens: NonNegativeInt = _doc(
+        1_000_000, "about how many training tokens measure the loss right after a move; 0 for none"
+    )
+    timeout_minutes: PositiveFloat = _doc(120.0, "how long ranks wait for the solver on rank 0")
+
+
+@dataclass(frozen=True, config=_STRICT)
+class CheckpointSettings:
+    """When the whole state is written, and how many are kept."""
+
+    every_steps: PositiveInt = _doc(
+        1000, "steps between checkpoints; one follows a reallocation too"
+    )
+    keep: PositiveInt = _doc(2, "newest checkpoints kept, besides the best by validation")
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Settings:
+    """All settings of a run."""
+
+    run_dir: str = _doc("", "folder of the run; starting again on it resumes")
+    data: DataSettings = field(default_factory=DataSettings)
+    table: TableSettings = field(default_factory=TableSettings)
+    model: ModelSettings = field(default_factory=ModelSettings)
+    train: TrainSettings = field(default_factory=TrainSettings)
+    allocation: AllocationSettings = field(default_factory=AllocationSettings)
+    checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
+
+
+CONFIG_FILE = "config.toml"
+"""Name of the resolved settings in a run directory."""
+
+_ADAPTER = TypeAdapter(Settings)
+
+
+def load_settings(arguments: Sequence[str]) -> Settings:
+    """Resolve `--config FILE --run-dir DIR --section.key value ...`.
+
+    Without `--config`, a run directory's own `config.toml` is taken where there is one.
+
+    Raises:
+        SettingsError: anything unknown, wrong, or missing; one line.
+    """
+    overrides = dict(_parse_options(arguments))
+    config = overrides.pop("config", "")
+    if not config and overrides.get("run_dir"):
+        saved = Path(overrides["run_dir"]) / CONFIG_FILE
+        config = str(saved) if saved.is_file() else ""
+    tree = read_toml(Path(config)) if config else {}
+    for name, value in overrides.items():
+        _place(tree, name, value)
+    settings = _validate(tree, config)
+    for name in ("run_dir", "data.corpus"):
+        if not _value_of(settings, name):
+            option = name.replace("run_dir", "run-dir")
+            raise SettingsError(f"no {name} was given, expected a folder; add --{option} DIR")
+    return settings
+
+
+def read_settings(path: Path) -> Settings:
+    """Read the settings of a run from its `config.toml`.
+
+    Raises:
+        SettingsError: the file is missing, not TOML, or holds anything unknown or wrong.
+    """
+    return _validate(read_toml(path), str(path))
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file.
+
+    Raises:
+        SettingsError: the file is missing or not TOML.
+    """
+    try:
+        with path.open("rb") as file:
+            return tomllib.load(file)
+    except OSError as error:
+        raise SettingsError(
+            f"{path} cannot be read ({error.strerror}), expected a TOML file; change --config"
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path} is not TOML: {error}; mend the file") from error
+
+
+def to_toml(settings: Settings) -> str:
+    """Return the settings as TOML; `load_settings` reads it back.
+
+    The run directory is left out, so that a run can be moved.
+    """
+    tree = dataclasses.asdict(settings)
+    del tree["run_dir"]
+    return tomli_w.dumps(tree)
+
+
+def describe_settings() -> str:
+    """Return one line a setting: option, default, meaning."""
+    rows = [
+        (f"--{name.replace('run_dir', 'run-dir')}", _describe_default(default), doc)
+        for name, default, doc in _walk(Settings())
+    ]
+    width = max(len(option) for option, _, _ in rows)
+    return "\n".join(f"  {option:<{width}}  {doc} [{default}]" for option, default, doc in rows)
+
+
+def _describe_default(value: object) -> str:
+    if isinstance(value, tuple):
+        return ",".join(f"{part:g}" for part in value)
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value) or "none"
+
+
+def _parse_options(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
+    rest = list(arguments)
+    while rest:
+        option = rest.pop(0)
+        if not option.startswith("--") or option == "--":
+            raise SettingsError(f"found {option!r}, expected an option such as --train.epochs 8")
+        name, equals, value = option[2:].partition("=")
+        if not equals:
+            if not rest:
+                raise SettingsError(f"option {option} has no value, expected {option} VALUE")
+            value = rest.pop(0)
+        yield name.replace("-", "_"), value
+
+
+def _place(tree: dict[str, Any], name: str, value: str) -> None:
+    known = [known_name for known_name, _, _ in _walk(Settings())]
+    if name not in known:
+        raise SettingsError(f"option --{name} is unknown{_suggest(name, known)}")
+    *sections, key = name.split(".")
+    for section in sections:
+        tree = tree.setdefault(section, {})
+        if not isinstance(tree, dict):
+            raise SettingsError(f"{section}={tree!r}, expected a section [{section}]")
+    tree[key] = value
+
+
+def _validate(tree: Mapping[str, Any], source: str) -> Settings:
+    try:
+        return _ADAPTER.validate_python(tree)
+    except ValidationError as error:
+        problems = error.errors()
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        place = f"in {source} or " if source else ""
+        raise SettingsError(_explain(problems[0], place) + more) from None
+
+
+def _explain(problem: ErrorDetails, place: str) -> str:
+    name = ".".join(str(part) for part in problem["loc"] if not isinstance(part, int))
+    if problem["type"] == "unexpected_keyword_argument":
+        known = [known_name for known_name, _, _ in _walk(Settings())]
+        return f"setting {name} is unknown{_suggest(name, known)}"
+    message = problem["msg"][0].lower() + problem["msg"][1:]
+    return f"{name}={problem['input']!r}: {message}; change it {place}by --{name}"
+
+
+def _suggest(name: str, known: Sequence[str]) -> str:
+    section = name.partition(".")[0]
+    near = get_close_matches(name, known, n=1, cutoff=0.75)
+    if near:
+        return f"; did you mean {near[0]}?"
+    siblings = [one for one in known if one.partition(".")[0] == section]
+    if siblings:
+        return f"; [{section}] has {', '.join(one.partition('.')[2] for one in siblings)}"
+    sections = dict.fromkeys(one.partition(".")[0] for one in known)
+    return f"; expected one of {', '.join(sections)}"
+
+
+def _walk(settings: Any, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
+    """Yield every setting's dotted name, value and meaning."""
+    for one in dataclasses.fields(settings):
+        value = getattr(settings, one.name)
+        if dataclasses.is_dataclass(value):
+            yield from _walk(value, f"{prefix}{one.name}.")
+        else:
+            yield f"{prefix}{one.name}", value, one.metadata["doc"]
+
+
+def _value_of(settings: Settings, name: str) -> Any:
+    value: Any = settings
+    for part in name.split("."):
+        value = getattr(value, part)
+    return value

@@ -1,0 +1,199 @@
+"""From settings to the state that training starts or goes on from."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from data_shards import Corpus, LaneBatches
+from launcher.batches import evaluation_batches, training_batches
+from launcher.checkpoint import (
+    CheckpointError,
+    list_checkpoints,
+    load_checkpoint,
+    verify_checkpoint,
+)
+from launcher.optimization import make_optimizer
+from launcher.processes import Processes
+from launcher.run_dir import RunDirectory
+from launcher.settings import Settings, SettingsError
+from launcher.state import TrainingState
+from lightrnn import LightRNN, ModelShape, WordTable, default_shape
+
+log = logging.getLogger("lightrnn")
+
+
+@dataclass(frozen=True)
+class SplitBatches:
+    """This rank's batches of each split; validation and test may be missing."""
+
+    train: LaneBatches
+    valid: LaneBatches | None
+    test: LaneBatches | None
+
+
+def open_corpus(settings: Settings, processes: Processes) -> Corpus:
+    """Open the corpus; the ranks share the checking of its shards.
+
+    Raises:
+        CorpusError: it is missing, damaged, or not a corpus.
+    """
+    corpus = Corpus.open(Path(settings.data.corpus))
+    if settings.data.verify:
+        shards = [shard for split in corpus.manifest.splits.values() for shard in split.shards]
+        corpus.verify_shards(shards[processes.rank :: processes.world_size])
+    return corpus
+
+
+def cut_batches(corpus: Corpus, settings: Settings, processes: Processes) -> SplitBatches:
+    """Cut each split of the corpus into this rank's lanes.
+
+    Raises:
+        CorpusError: there is no training text, or too little of it, or more processes than lanes.
+        SettingsError: the schedule needs a validation text and there is none.
+    """
+    data = settings.data
+
+    def evaluation(name: str) -> LaneBatches | None:
+        if name not in corpus.manifest.splits:
+            return None
+        return evaluation_batches(corpus.split(name), data.eval_lanes, data.bptt, processes)
+
+    train = training_batches(corpus.split("train"), data.num_lanes, data.bptt, processes)
+    valid = evaluation("valid")
+    if valid is None and settings.allocation.when == "plateau":
+        raise SettingsError(
+            "allocation.when=plateau needs a validation text, but the corpus has none; "
+            "prepare it with --valid or set allocation.when=epochs"
+        )
+    return SplitBatches(train, valid, evaluation("test"))
+
+
+def make_model(settings: Settings, num_words: int, table: WordTable) -> LightRNN:
+    """Return the model on the CPU, its parameters drawn by the seed."""
+    model = settings.model
+    torch.manual_seed(settings.train.seed)
+    shape = ModelShape(
+        num_rows=table.num_rows,
+        num_columns=table.num_columns,
+        embedding_size=model.embedding_size,
+        hidden_size=model.hidden_size,
+        num_layers=model.num_layers,
+        cell=model.cell,
+        tied=model.tied,
+    )
+    return LightRNN(shape, num_words, model.dropout)
+
+
+def first_table(settings: Settings, corpus: Corpus) -> WordTable:
+    """Return the table that training starts from.
+
+    Raises:
+        WordTableError: the table is too small for the vocabulary, or its file cannot be used.
+        SettingsError: the table of a file does not fit the vocabulary.
+    """
+    vocabulary = corpus.vocabulary
+    num_words = len(vocabulary)
+    side, _ = default_shape(num_words)
+    num_rows = settings.table.num_rows or side
+    num_columns = settings.table.num_columns or side
+    match settings.table.init:
+        case "random":
+            return WordTable.random(num_words, num_rows, num_columns, settings.train.seed)
+        case "frequency":
+            return WordTable.by_frequency(vocabulary.counts, num_rows, num_columns)
+        case path:
+            table = WordTable.load(Path(path))
+            if table.num_words != num_words:
+                raise SettingsError(
+                    f"the table {path} has {table.num_words} words, the corpus {num_words}; "
+                    "change table.init (random, frequency, or a table of this corpus)"
+                )
+            return table
+
+
+def first_state(
+    settings: Settings, corpus: Corpus, batches: SplitBatches, processes: Processes
+) -> TrainingState:
+    """Return the state at step 0.
+
+    Raises:
+        LightRNNError: sizes do not fit together.
+    """
+    table = first_table(settings, corpus)
+    model = make_model(settings, table.num_words, table).to(processes.device)
+    optimizer = make_optimizer(model.parameters(), settings.train)
+    return TrainingState(model, optimizer, table, batches.train.lanes)
+
+
+def fixed_settings(settings: Settings, state: TrainingState) -> dict[str, Any]:
+    """Return what a resumed run has to share with the run that it goes on from."""
+    shape = state.model.shape
+    return {
+        "data.num_lanes": settings.data.num_lanes,
+        "data.bptt": settings.data.bptt,
+        "table.num_rows": shape.num_rows,
+        "table.num_columns": shape.num_columns,
+        "model.cell": shape.cell,
+        "model.embedding_size": shape.embedding_size,
+        "model.hidden_size": shape.hidden_size,
+        "model.num_layers": shape.num_layers,
+        "model.tied": shape.tied,
+        "train.seed": settings.train.seed,
+        "train.optimizer": settings.train.optimizer,
+    }
+
+
+def loader_position(corpus: Corpus, batches: LaneBatches, step: int) -> dict[str, Any]:
+    """Return where in the corpus a step is; the same for any number of processes."""
+    return {
+        "corpus_fingerprint": corpus.fingerprint,
+        "epoch": step // batches.num_steps,
+        "step": step % batches.num_steps,
+        "num_lanes": batches.num_lanes,
+    }
+
+
+def resume(
+    run: RunDirectory,
+    state: TrainingState,
+    settings: Settings,
+    corpus: Corpus,
+    processes: Processes,
+) -> bool:
+    """Fill `state` from the newest checkpoint; return whether there was one.
+
+    Raises:
+        CheckpointError: it is damaged, or from another corpus, model, or table.
+    """
+
+    def find() -> tuple[Path, Any] | None:
+        checkpoints = list_checkpoints(run)
+        if not checkpoints:
+            return None
+        meta = verify_checkpoint(checkpoints[-1])
+        if meta.loader["corpus_fingerprint"] != corpus.fingerprint:
+            raise CheckpointError(
+                f"{run.path} was trained on the corpus {meta.loader['corpus_fingerprint'][:12]}, "
+                f"found {corpus.fingerprint[:12]} in {corpus.path}; give the same corpus by "
+                "data.corpus, or another --run-dir"
+            )
+        for name, found in fixed_settings(settings, state).items():
+            if meta.fixed.get(name) != found:
+                raise CheckpointError(
+                    f"{checkpoints[-1]} was made with {name}={meta.fixed.get(name)}, found "
+                    f"{found}; set {name} as it was, or start another --run-dir"
+                )
+        return checkpoints[-1], meta
+
+    found = processes.together(find)
+    if found is None:
+        return False
+    checkpoint, meta = found
+    load_checkpoint(checkpoint, meta, state)
+    if processes.is_root:
+        run.rewind(state.step, state.table_version)
+    log.info("resumed from %s (table version %d)", checkpoint, state.table_version)
+    return True

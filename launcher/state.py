@@ -1,0 +1,49 @@
+"""Everything that changes while a run goes on."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from launcher.rounds import Rounds
+from lightrnn import LightRNN, WordTable
+
+
+@dataclass
+class TrainingState:
+    """The state of a run on one rank.
+
+    Attributes:
+        model: with the table set.
+        optimizer: of the model's parameters.
+        table: the word table in force.
+        lanes: the lanes of this rank.
+        lane_state: recurrent state of these lanes, [S, L, B, H].
+        table_version: number of reallocations that made the table.
+        step: steps taken.
+        rounds: state of the reallocation schedule.
+        valid_perplexity: measured at this very step; 0 where it was not.
+    """
+
+    model: LightRNN
+    optimizer: torch.optim.Optimizer
+    table: WordTable
+    lanes: range
+    lane_state: Tensor = field(init=False)
+    table_version: int = 0
+    step: int = 0
+    rounds: Rounds = field(default_factory=Rounds)
+    valid_perplexity: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.model.set_table(self.table)
+        self.reset_lanes()
+
+    def reset_lanes(self) -> None:
+        """Forget what was read: the lanes begin anew."""
+        self.lane_state = self.model.initial_state(len(self.lanes))
+
+    def set_table(self, table: WordTable, version: int) -> None:
+        """Put another table in force."""
+        self.model.set_table(table)
+        self.table, self.table_version = table, version

@@ -1,0 +1,467 @@
+"""Train a LightRNN; starting it again on the same run directory resumes.
+
+    torchrun --standalone --nproc-per-node 2 launcher/train.py \\
+        --config configs/demo.toml --data.corpus corpora/demo --run-dir runs/demo
+
+The way of a run: processes -> settings -> corpus -> state -> resume -> steps, with validations,
+reallocations and checkpoints between them -> report.
+"""
+
+import logging
+import math
+import platform
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import FrameType
+
+if not __package__:  # started as a script: import the folder that holds `launcher`, not its parts
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from allocation import ReallocationReport, reallocate
+from data_shards import Corpus, LaneBatches, unigram_perplexity
+from launcher.batches import all_batches, to_device
+from launcher.checkpoint import save_checkpoint
+from launcher.evaluation import Autocast, evaluate
+from launcher.metrics import Metrics, log_to_console, log_to_file, readable_time
+from launcher.optimization import autocast_for, learning_rate
+from launcher.processes import USER_ERRORS, Processes, joined_processes, place_in_environment
+from launcher.report import write_report
+from launcher.rounds import is_multiple, steps_at
+from launcher.run_dir import RunDirectory
+from launcher.settings import Settings, describe_settings, load_settings, to_toml
+from launcher.setup import (
+    SplitBatches,
+    cut_batches,
+    first_state,
+    fixed_settings,
+    loader_position,
+    open_corpus,
+    resume,
+)
+from launcher.state import TrainingState
+from lightrnn import Losses
+from lightrnn.dropout import lane_keys
+
+log = logging.getLogger("lightrnn")
+
+DONE, FAILED, WRONG_INPUT, STOPPED = 0, 1, 2, 75
+"""Exit statuses: target reached; training failed; input to be mended; stopped, start it again."""
+
+
+class TrainingFailure(RuntimeError):
+    """Training cannot go on, though its input was right."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Train as the command line says; return the exit status."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if "--help" in arguments or "-h" in arguments:
+        sys.stdout.write(f"{__doc__}\nSettings, with their defaults:\n{describe_settings()}\n")
+        return DONE
+    log_to_console(0, 1)
+    try:
+        rank, _, world_size = place_in_environment()
+        log_to_console(rank, world_size)
+        with joined_processes() as processes:
+            settings = processes.together(lambda: load_settings(arguments))
+            return train(settings, processes)
+    except USER_ERRORS as error:
+        log.error("error: %s", " ".join(str(error).split()))
+        return WRONG_INPUT
+    except TrainingFailure as error:
+        log.error("training failed: %s", error)
+        return FAILED
+
+
+def train(settings: Settings, processes: Processes) -> int:
+    """Train to the last epoch or to a stop request; return the exit status.
+
+    Raises:
+        LightRNNError, CorpusError: wrong input; the same on every rank.
+        TrainingFailure: the loss or the gradient is not finite.
+    """
+    run = RunDirectory(Path(settings.run_dir))
+    corpus = processes.together(lambda: open_corpus(settings, processes))
+    batches = processes.together(lambda: cut_batches(corpus, settings, processes))
+    state = processes.together(lambda: first_state(settings, corpus, batches, processes))
+    autocast = processes.together(lambda: autocast_for(settings.train, processes.device))
+    resumed = resume(run, state, settings, corpus, processes)
+
+    def prepare_folder() -> None:
+        if processes.is_root:
+            run.create()
+            run.write_config(to_toml(settings))
+            run.copy_vocabulary(corpus.path / corpus.manifest.vocabulary.file)
+            if not resumed:
+                run.rewind(-1, -1)
+                run.write_table(state.table, 0)
+
+    processes.together(prepare_folder)
+    processes.together(lambda: log_to_file(run.log(processes.rank), processes.rank))
+    with Metrics(run, state.step, enabled=processes.is_root) as metrics:
+        trainer = Trainer(
+            settings=settings,
+            processes=processes,
+            run=run,
+            corpus=corpus,
+            batches=batches,
+            state=state,
+            metrics=metrics,
+            autocast=autocast,
+            solver_group=processes.new_group(settings.allocation.timeout_minutes),
+        )
+        reached = trainer.train()
+    if processes.is_root:
+        log.info("report: %s", write_report(run.path))
+    return DONE if reached else STOPPED
+
+
+class StopRequest:
+    """Remembers that this process was asked to stop; a second SIGINT ends it at once."""
+
+    def __init__(self) -> None:
+        self.received = False
+        self._replaced = {
+            number: signal.signal(number, self._receive)
+            for number in (signal.SIGTERM, signal.SIGINT)
+        }
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if self.received and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.received = True
+
+    def restore(self) -> None:
+        """Put the handlers from before back."""
+        for number, handler in self._replaced.items():
+            signal.signal(number, handler)
+
+
+@dataclass
+class Interval:
+    """Sums since the last line of the training loss, over this rank's lanes."""
+
+    losses: Tensor
+    tokens: int = 0
+    steps: int = 0
+    seconds: float = 0.0
+
+
+@dataclass
+class Trainer:
+    """The loop, and what it needs."""
+
+    settings: Settings
+    processes: Processes
+    run: RunDirectory
+    corpus: Corpus
+    batches: SplitBatches
+    state: TrainingState
+    metrics: Metrics
+    autocast: Autocast
+    solver_group: dist.ProcessGroup
+
+    def __post_init__(self) -> None:
+        self.steps_per_epoch = self.batches.train.num_steps
+        self.total_steps = max(1, round(self.settings.train.epochs * self.steps_per_epoch))
+        self.ddp = DistributedDataParallel(
+            self.state.model, forward_sync_buffers=False, gradient_as_bucket_view=True
+        )
+        self.interval = self._new_interval()
+
+    @property
+    def epoch(self) -> float:
+        """Passes over the training text so far."""
+        return self.state.step / self.steps_per_epoch
+
+    def train(self) -> bool:
+        """Go on from the state's step; return whether the last epoch was reached."""
+        settings, state = self.settings, self.state
+        allocation = settings.allocation
+        reallocation_steps = (
+            steps_at(allocation.epochs, self.steps_per_epoch)
+            if allocation.when == "epochs"
+            else frozenset()
+        )
+        stop_request = StopRequest()
+        self._announce()
+        self._rehearse()
+        if state.step == 0:
+            self._validate()
+        while state.step < self.total_steps:
+            stop = self._step(stop_request.received)
+            stop = stop or state.step == settings.train.max_steps
+            at_end = state.step == self.total_steps
+            if state.step % settings.train.log_every_steps == 0 or at_end or stop:
+                self._log_interval()
+            due = state.step in reallocation_steps
+            eval_due = is_multiple(
+                state.step, settings.train.eval_every_epochs, self.steps_per_epoch
+            )
+            if eval_due or at_end:
+                due = self._validate() or due
+            if due and not at_end:
+                self._reallocate()
+            saved = state.step % settings.checkpoint.every_steps == 0
+            if saved or eval_due or due or at_end or stop:
+                self._save()
+            if stop and not at_end:
+                log.info(
+                    "stopped at step %d of %d; start again to go on", state.step, self.total_steps
+                )
+                break
+        stop_request.restore()
+        if state.step == self.total_steps:
+            self._finish()
+        # The reducer must not outlive the process group.
+        del self.ddp
+        return state.step == self.total_steps
+
+    def _step(self, stop_requested: bool) -> bool:
+        """Take one step; return whether any rank was asked to stop."""
+        started = time.perf_counter()
+        settings, state, train = self.settings.train, self.state, self.batches.train
+        step_in_epoch = state.step % self.steps_per_epoch
+        if step_in_epoch == 0:
+            state.reset_lanes()
+        inputs, targets = to_device(train.batch(step_in_epoch), self.processes.device)
+        num_tokens = train.num_tokens(step_in_epoch)
+        keys = lane_keys(settings.seed, state.step, state.lanes, self.processes.device)
+        rate = learning_rate(state.step, self.total_steps, settings)
+        for group in state.optimizer.param_groups:
+            group["lr"] = rate
+
+        with self.autocast():
+            row_nll, column_nll, new_state = self.ddp(inputs, targets, state.lane_state, keys)
+        loss = row_nll + column_nll
+        # [asked to stop, not finite] on any rank; on its way while the gradient is computed.
+        signs = torch.tensor([float(stop_requested), float(not loss.isfinite())])
+        agreed = dist.all_reduce(signs, dist.ReduceOp.MAX, async_op=True)
+        # DDP averages over ranks; the loss is the mean over the tokens of all ranks.
+        (loss * (self.processes.world_size / num_tokens)).backward()
+        agreed.wait()
+        norm = nn.utils.clip_grad_norm_(state.model.parameters(), settings.clip_norm or math.inf)
+        if signs[1] or not norm.isfinite():
+            raise TrainingFailure(
+                f"the loss or its gradient is not finite at step {state.step}; the parameters of "
+                "the last checkpoint are whole: lower train.learning_rate or train.clip_norm"
+            )
+        state.optimizer.step()
+        state.optimizer.zero_grad()
+        state.lane_state = new_state.detach()
+        state.step += 1
+        state.valid_perplexity = 0.0
+
+        self.interval.losses += torch.stack([row_nll.detach(), column_nll.detach()])
+        self.interval.tokens += num_tokens
+        self.interval.steps += 1
+        self.interval.seconds += time.perf_counter() - started
+        self.last_norm, self.last_rate = norm, rate
+        return bool(signs[0])
+
+    def _rehearse(self) -> None:
+        """Run one step forwards and backwards and throw its gradient away.
+
+        DDP orders its messages by the first backward pass. Rehearsing it lets a resumed run order
+        them as the uninterrupted run does, so that sums over ranks round alike; it also finds out
+        before the first step whether the memory suffices.
+        """
+        inputs, targets = to_device(self.batches.train.batch(0), self.processes.device)
+        with self.autocast():
+            losses = self.ddp(inputs, targets, torch.zeros_like(self.state.lane_state))
+        (losses.row_nll + losses.column_nll).backward()
+        self.state.optimizer.zero_grad()
+
+    def _validate(self) -> bool:
+        """Measure the validation perplexity; return whether it calls for a reallocation."""
+        if self.batches.valid is None:
+            return False
+        losses = self._evaluate(self.batches.valid)
+        self.state.valid_perplexity = losses.perplexity
+        self.state.rounds, due = self.state.rounds.after_validation(
+            losses.perplexity, self.settings.allocation
+        )
+        self._record("valid", **_as_values(losses))
+        log.info("epoch %.2f | validation perplexity %.2f", self.epoch, losses.perplexity)
+        return due
+
+    def _evaluate(self, batches: LaneBatches, max_tokens: int | None = None) -> Losses:
+        return evaluate(self.state.model, batches, self.processes, self.autocast, max_tokens)
+
+    def _reallocate(self) -> None:
+        """Move words to better cells, and tell what was promised and what came of it."""
+        state, settings = self.state, self.settings.allocation
+        before = self._evaluate(self.batches.valid).perplexity if self.batches.valid else None
+        with self.autocast():
+            table, report = reallocate(
+                state.model,
+                state.table,
+                all_batches(self.batches.train, self.processes.device),
+                group=self.solver_group,
+                solver=settings.solver,
+                stay_bonus=settings.stay_bonus,
+                on_progress=lambda line: log.info("  reallocation: %s", line),
+            )
+        state.set_table(table, state.table_version + 1)
+        state.rounds = state.rounds.after_reallocation()
+        after = self._evaluate(self.batches.valid).perplexity if self.batches.valid else None
+        state.valid_perplexity = after or 0.0
+        loss_after = None
+        if settings.measure_tokens:
+            loss_after = self._evaluate(self.batches.train, settings.measure_tokens).loss
+        if self.processes.is_root:
+            self.run.write_table(table, state.table_version)
+        self._record(
+            "reallocation",
+            **asdict(report),
+            loss_after=loss_after,
+            valid_perplexity_before=before,
+            valid_perplexity_after=after,
+        )
+        self._log_reallocation(report, loss_after, before, after)
+
+    def _log_reallocation(
+        self,
+        report: ReallocationReport,
+        loss_after: float | None,
+        before: float | None,
+        after: float | None,
+    ) -> None:
+        log.info(
+            "epoch %.2f | reallocation %d | %d words (%.0f %% of tokens) moved | training loss "
+            "%.3f, predicted %.3f%s | gap to the best table at most %.2f %%",
+            self.epoch,
+            self.state.table_version,
+            report.words_moved,
+            100 * report.tokens_moved_fraction,
+            report.loss_before,
+            report.loss_predicted,
+            "" if loss_after is None else f", measured right after {loss_after:.3f}",
+            report.gap_percent,
+        )
+        if before is not None and after is not None:
+            log.info(
+                "epoch %.2f | validation perplexity %.2f before reallocation %d, %.2f right after",
+                self.epoch,
+                before,
+                self.state.table_version,
+                after,
+            )
+
+    def _log_interval(self) -> None:
+        interval, self.interval = self.interval, self._new_interval()
+        row_nll, column_nll = self.processes.sum(interval.losses).tolist()
+        losses = Losses(row_nll, column_nll, interval.tokens)
+        speed = interval.tokens / interval.seconds
+        remaining = (self.total_steps - self.state.step) * interval.seconds / interval.steps
+        self._record(
+            "train",
+            **_as_values(losses),
+            learning_rate=self.last_rate,
+            grad_norm=float(self.last_norm),
+            tokens_per_second=speed,
+        )
+        log.info(
+            "epoch %.2f | step %d/%d | loss %.3f | perplexity %.1f | %.0f tokens/s | ETA %s",
+            self.epoch,
+            self.state.step,
+            self.total_steps,
+            losses.loss,
+            losses.perplexity,
+            speed,
+            readable_time(remaining),
+        )
+
+    def _save(self) -> None:
+        save_checkpoint(
+            self.run,
+            self.state,
+            loader=loader_position(self.corpus, self.batches.train, self.state.step),
+            fixed=fixed_settings(self.settings, self.state),
+            keep=self.settings.checkpoint.keep,
+            processes=self.processes,
+        )
+
+    def _announce(self) -> None:
+        """Print what was derived from the settings."""
+        state, train = self.state, self.batches.train
+        num_tokens = len(train.tokens)
+        unigram = None
+        if self.processes.is_root and self.batches.valid is not None:
+            counts = self.batches.valid.tokens.count_ids()
+            unigram = unigram_perplexity(self.corpus.vocabulary.counts, counts)
+        log.info(
+            "%d words in %d x %d cells | %d parameters | %d processes on %s | "
+            "%d lanes x %d words | %d steps an epoch, %d in all",
+            state.table.num_words,
+            state.table.num_rows,
+            state.table.num_columns,
+            state.model.num_parameters,
+            self.processes.world_size,
+            self.processes.device.type,
+            train.num_lanes,
+            train.bptt,
+            self.steps_per_epoch,
+            self.total_steps,
+        )
+        if unigram is not None:
+            log.info("unigram perplexity of the validation text %.2f", unigram)
+        self._record(
+            "start",
+            num_parameters=state.model.num_parameters,
+            vocab_size=state.table.num_words,
+            num_rows=state.table.num_rows,
+            num_columns=state.table.num_columns,
+            world_size=self.processes.world_size,
+            num_lanes=train.num_lanes,
+            bptt=train.bptt,
+            steps_per_epoch=self.steps_per_epoch,
+            total_steps=self.total_steps,
+            tokens_per_epoch=num_tokens,
+            unigram_perplexity=unigram,
+            device=self.processes.device.type,
+            versions={"python": platform.python_version(), "torch": torch.__version__},
+        )
+
+    def _finish(self) -> None:
+        """Measure the final perplexities."""
+        results = {
+            f"{name}_perplexity": self._evaluate(batches).perplexity
+            for name, batches in (("valid", self.batches.valid), ("test", self.batches.test))
+            if batches is not None
+        }
+        self._record("end", **results)
+        for name, perplexity in results.items():
+            log.info("final %s %.2f", name.replace("_", " "), perplexity)
+
+    def _record(self, event: str, **values: object) -> None:
+        values = {name: value for name, value in values.items() if value is not None}
+        self.metrics.record(
+            event, self.state.step, self.state.table_version, epoch=self.epoch, **values
+        )
+
+    def _new_interval(self) -> Interval:
+        return Interval(torch.zeros(2, dtype=torch.float64, device=self.processes.device))
+
+
+def _as_values(losses: Losses) -> dict[str, float]:
+    return {
+        "loss": losses.loss,
+        "row_loss": losses.row_loss,
+        "column_loss": losses.column_loss,
+        "perplexity": losses.perplexity,
+        "tokens": losses.tokens,
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())
