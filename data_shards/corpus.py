@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from data_shards.errors import CorpusError
 from data_shards.files import sha256_of
-from data_shards.manifest import MANIFEST_FILE, Manifest, Shard
+from data_shards.manifest import MANIFEST_FILE, Manifest, Shard, VocabularyFile
 from data_shards.shards import SCHEMA, Ids
 from data_shards.vocabulary import Vocabulary
 
@@ -63,16 +63,7 @@ class Corpus:
         Raises:
             CorpusError: its file is missing, damaged, or another one than the manifest says.
         """
-        expected = self.manifest.vocabulary
-        vocabulary = Vocabulary.load(self.path / expected.file)
-        found = (len(vocabulary), vocabulary.eos_id, vocabulary.unk_id)
-        if found != (expected.words, expected.eos_id, expected.unk_id):
-            raise CorpusError(
-                f"{self.path / expected.file} has {found[0]} words with <eos> at {found[1]} and "
-                f"<unk> at {found[2]}, expected {expected.words} with {expected.eos_id} and "
-                f"{expected.unk_id}; prepare the corpus again"
-            )
-        return vocabulary
+        return load_vocabulary(self.path, self.manifest.vocabulary)
 
     def split(self, name: str) -> "TokenSequence":
         """Return the tokens of a split.
@@ -106,14 +97,27 @@ class Corpus:
         Raises:
             CorpusError: for the first file that is not what the manifest says.
         """
-        expected = self.manifest.vocabulary
-        assert self.vocabulary is not None
-        check_sha256(self.path / expected.file, expected.sha256)
+        load_vocabulary(self.path, self.manifest.vocabulary)
         for split in self.manifest.splits.values():
             for shard in split.shards:
                 self.verify_shards([shard])
                 if on_progress is not None:
                     on_progress(f"checked {shard.file}: {shard.tokens:,} tokens")
+
+
+def load_vocabulary(root: Path, expected: VocabularyFile) -> Vocabulary:
+    """Load a corpus's vocabulary; `CorpusError` where it is not the one the manifest says."""
+    path = root / expected.file
+    vocabulary = Vocabulary.load(path)
+    check_sha256(path, expected.sha256)
+    found = (len(vocabulary), vocabulary.eos_id, vocabulary.unk_id)
+    if found != (expected.words, expected.eos_id, expected.unk_id):
+        raise CorpusError(
+            f"{path} has {found[0]} words with <eos> at {found[1]} and <unk> at {found[2]}, "
+            f"expected {expected.words} with {expected.eos_id} and {expected.unk_id}; prepare the "
+            "corpus again"
+        )
+    return vocabulary
 
 
 class TokenSequence:

@@ -179,7 +179,7 @@ def part_from(kind: type[Part], content: dict[str, Any]) -> Part:
         if isinstance(value, int) and value < 0:
             raise ValueError(f"{field.name}={value}, expected 0 or more")
         if field.name == "file":
-            place = PurePosixPath(value)
+            place = PurePosixPath(str(value))
             if place.is_absolute() or ".." in place.parts:
                 raise ValueError(f"file={value!r}, expected a path inside the corpus folder")
         values[field.name] = value
