@@ -44,8 +44,12 @@ class Corpus:
             CorpusError: there is no folder, no manifest, or none that can be used.
         """
         path = Path(path)
-        if not (path / MANIFEST_FILE).is_file():
-            found = "has no manifest.json" if path.is_dir() else "is not a folder"
+        try:
+            found = None if (path / MANIFEST_FILE).is_file() else "has no manifest.json"
+            found = found if path.is_dir() else "is not a folder"
+        except OSError as error:
+            found = f"cannot be read ({error.strerror})"
+        if found:
             raise CorpusError(
                 f"{path} {found}, expected a corpus made by `lightrnn prepare`; change data.corpus"
             )

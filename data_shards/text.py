@@ -85,13 +85,13 @@ def read_pieces(
 
 def read_chunks(path: Path, option: str, chunk_bytes: int) -> Iterator[bytes]:
     """Read a file's bytes, decompressed, with every failure as a `CorpusError`."""
-    if not path.exists():
-        raise CorpusError(f"{path} does not exist, expected a text file; change {option}")
-    if path.is_dir():
-        raise CorpusError(f"{path} is a folder, expected a text file; change {option}")
     compression = COMPRESSION.get(path.suffix)
     kind = f"{compression} file" if compression else "text file"
     try:
+        if not path.exists():
+            raise CorpusError(f"{path} does not exist, expected a {kind}; change {option}")
+        if path.is_dir():
+            raise CorpusError(f"{path} is a folder, expected a {kind}; change {option}")
         with pa.input_stream(str(path), compression=compression) as stream:
             while chunk := stream.read(chunk_bytes):
                 yield chunk

@@ -5,6 +5,7 @@ import os
 import pyarrow as pa
 import pytest
 
+from data_shards import CorpusError
 from data_shards.text import parse_piece, read_pieces, split_words
 
 
@@ -93,11 +94,22 @@ def test_files_that_are_none(tmp_path, fails, write):
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may read everything")
-def test_unreadable_file(write, fails):
+def test_unreadable_file_and_folder(write, fails):
     path = write("a.txt", "a\n")
     path.chmod(0)
-    with fails("cannot be read"):
-        list(read_pieces(path))
+    with fails("a.txt", "ermission denied", "change --train"):
+        list(read_pieces(path, option="--train"))
+    path.parent.chmod(0)
+    try:
+        with fails("a.txt", "ermission denied", "change --train"):
+            list(read_pieces(path, option="--train"))
+    finally:
+        path.parent.chmod(0o700)
+
+
+def test_errors_are_one_line_whatever_they_quote(fails):
+    with fails("one two three"):
+        raise CorpusError("one\ntwo\r\n  three\n")
 
 
 @pytest.mark.parametrize("piece", [b"\n", b" \n", b"a\n", b"  a b\ta\r\n\n\nb a\n", b"a "])
