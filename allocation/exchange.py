@@ -50,7 +50,7 @@ def exchange_dense(
     """
     num_words, width = table.num_words, table.num_rows + table.num_columns
     is_root = dist.get_rank(group) == 0
-    counts, measured = statistics.counts.cpu(), statistics.measured.cpu()
+    counts, measured = statistics.counts.cpu().clone(), statistics.measured.cpu().clone()
     for small in (counts, measured):
         dist.all_reduce(small, group=group)
     bytes_sent = counts.nbytes + measured.nbytes
