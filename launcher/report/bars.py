@@ -1,11 +1,13 @@
 """Draw what each reallocation promised and what came of it."""
 
+from collections.abc import Sequence
+
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
 from launcher.report.drawing import BLUE, GREY, RED, STYLE, new_figure, to_png
-from launcher.report.run_data import FloatArray, RunData, column, number
+from launcher.report.run_data import FloatArray, Record, RunData, column, number
 
 MAX_TICKS = 15
 MAX_LABELLED = 6
@@ -33,7 +35,7 @@ def _draw_bars(run: RunData) -> Figure:
         bars = axes.bar(places + offset, column(records, key), 0.25, color=color, label=label)
         if len(records) <= MAX_LABELLED:
             axes.bar_label(bars, fmt="%.2f", padding=2, fontsize=8)
-    bounds = lower_bounds_per_token(run)
+    bounds = lower_bounds(records)
     if np.isfinite(bounds).any():
         axes.hlines(
             bounds,
@@ -53,12 +55,11 @@ def _draw_bars(run: RunData) -> Figure:
     return figure
 
 
-def lower_bounds_per_token(run: RunData) -> FloatArray:
-    """Return each reallocation's lower bound in nats per token, float64 [reallocations].
+def lower_bounds(records: Sequence[Record]) -> FloatArray:
+    """Return below which loss no table could have brought each prediction, nats per token.
 
-    The solver's sums may leave out what no assignment can change, so only the difference of
-    the predicted sum and the bound is brought to a token and taken from the predicted loss.
+    What the solver minimises may hold more than the loss, such as a bonus for staying, and the
+    bound with it; so it is their difference that is taken from the predicted loss.
     """
-    records = run.reallocations
-    distance = column(records, "objective_predicted") - column(records, "lower_bound")
-    return column(records, "loss_predicted") - distance / number(run.start, "tokens_per_epoch")
+    distance = column(records, "solver_objective") - column(records, "lower_bound")
+    return column(records, "loss_predicted") - distance

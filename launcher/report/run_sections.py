@@ -123,8 +123,8 @@ def reallocations_section(run: RunData, pictures: Mapping[str, bytes]) -> Html:
             ),
             _outcomes(run.reallocations),
             note(
-                "Losses in nats per token of the training text; gap: how far at most from the "
-                "best assignment under the predicted losses."
+                "Losses in nats per token of the training text; gap: how far at most the "
+                "solver's result lies above its optimum."
             ),
             element("h3", "What they took"),
             _efforts(run.reallocations),
@@ -173,7 +173,7 @@ def _efforts(reallocations: list[Record]) -> Html:
         ]
         for record in reallocations
     ]
-    headers = ["Table", *(phase.capitalize() for phase in phases), "Together", "Bytes exchanged"]
+    headers = ["Table", *(phase.capitalize() for phase in phases), "Together", "Sent by rank 0"]
     return table(headers, lines, numeric="n" * len(headers))
 
 

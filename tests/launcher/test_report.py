@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from dataclasses import asdict
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from allocation.phase import ReallocationReport, Seconds
 from launcher.report import write_report
-from launcher.report.bars import lower_bounds_per_token
+from launcher.report.bars import lower_bounds
 from launcher.report.curves import smooth
 from launcher.report.markup import Html, duration, element, size, word
 from launcher.report.run_data import read_run
@@ -106,27 +108,31 @@ class FakeRun:
         )
 
     def reallocate(self, step: int, version: int, swapped: int) -> None:
+        """Swap `word1` with another, and tell of it in the very fields that the phase returns."""
         self.cells[[1, swapped]] = self.cells[[swapped, 1]]
         self.save_table(version)
+        report = ReallocationReport(
+            solver="exact",
+            tokens=1000,
+            loss_before=5.0,
+            loss_predicted=4.5,
+            solver_objective=4.3,
+            lower_bound=4.2,
+            gap_percent=0.0123,
+            words_moved=2,
+            words_moved_fraction=0.02,
+            tokens_moved_fraction=0.2,
+            seconds=Seconds(statistics=12.5, exchange=0.5, solve=75.0, commit=0.1),
+            bytes_exchanged=3 * 1024**2,
+        )
         self.log(
             "reallocation",
             step,
             version,
-            solver="exact",
-            loss_before=5.0,
-            loss_predicted=4.5,
+            **asdict(report),
             loss_after=5.2,
-            objective_before=5000.0,
-            objective_predicted=4500.0,
-            lower_bound=4400.0,
-            gap_percent=0.0123,
             valid_perplexity_before=171.25,
             valid_perplexity_after=188.75,
-            words_moved=2,
-            words_moved_fraction=0.02,
-            tokens_moved_fraction=0.2,
-            seconds={"statistics": 12.5, "exchange": 0.5, "solve": 75.0, "commit": 0.1},
-            bytes_exchanged=3 * 1024**2,
         )
 
     def finish(self) -> None:
@@ -387,10 +393,10 @@ def test_smoothing_begins_anew_with_each_table() -> None:
     assert np.isfinite(smooth(values, versions)[[9, 40, 299, 300]]).all()
 
 
-def test_the_lower_bound_is_brought_to_a_token(fake_run: FakeRun) -> None:
+def test_the_lower_bound_stands_below_the_prediction(fake_run: FakeRun) -> None:
     fake_run.finish()
-    bounds = lower_bounds_per_token(read_run(fake_run.directory))
-    np.testing.assert_allclose(bounds, 4.5 - 100 / 1000)
+    bounds = lower_bounds(read_run(fake_run.directory).reallocations)
+    np.testing.assert_allclose(bounds, 4.5 - (4.3 - 4.2))
 
 
 def test_drawing_leaves_matplotlib_as_it_was(fake_run: FakeRun) -> None:
