@@ -27,10 +27,11 @@ from launcher.processes import Processes
 from launcher.run_dir import RunDirectory, RunError, replace_file
 from launcher.safe_reader import SafeReader
 from launcher.state import TrainingState
-from lightrnn import LightRNNError, WordTable
+from lightrnn import LightRNN, LightRNNError, WordTable
 
 FORMAT_VERSION = 1
 META_FILE = "meta.json"
+_TABLE_TENSORS = ("table.row_of_word", "table.column_of_word")
 
 
 class CheckpointError(LightRNNError):
@@ -238,12 +239,19 @@ def load_checkpoint(checkpoint: Path, meta: Meta, state: TrainingState) -> None:
     torch.set_rng_state(load_file(checkpoint / "rng" / "rng.safetensors")["torch"])
 
 
-def load_parameters(checkpoint: Path, meta: Meta, state: TrainingState) -> None:
-    """Fill only the parameters and the table of `state`: enough to evaluate and to generate."""
-    tensors = _replicated_tensors(state, with_optimizer=False)
+def load_model(checkpoint: Path, meta: Meta, model: LightRNN) -> WordTable:
+    """Fill the parameters of `model`, set the table that they were trained on, and return it.
+
+    Raises:
+        CheckpointError: a tensor is missing or has another shape.
+    """
+    tensors = _parameters(model)
+    for name in _TABLE_TENSORS:
+        tensors[name] = torch.empty(model.num_words, dtype=torch.int32)
     _load(tensors, SafeReader(checkpoint))
-    state.set_table(_table_of(tensors, meta), meta.table_version)
-    state.step = meta.step
+    table = _table_of(tensors, meta)
+    model.set_table(table)
+    return table
 
 
 def _load(tensors: dict[str, Tensor], reader: SafeReader) -> None:
@@ -254,16 +262,19 @@ def _load(tensors: dict[str, Tensor], reader: SafeReader) -> None:
         raise CheckpointError(f"{reader.path} does not fit this run: {reason}") from error
 
 
-def _replicated_tensors(state: TrainingState, with_optimizer: bool = True) -> dict[str, Tensor]:
-    """Return the tensors that are the same on every rank, by name; they are not copies."""
-    tensors = {f"model.{name}": value for name, value in state.model.state_dict().items()}
-    tensors["table.row_of_word"] = torch.tensor(state.table.row_of_word)
-    tensors["table.column_of_word"] = torch.tensor(state.table.column_of_word)
-    if with_optimizer:
-        for name, parameter in state.model.named_parameters():
-            for key, value in state.optimizer.state.get(parameter, {}).items():
-                if isinstance(value, Tensor):
-                    tensors[f"optimizer.{name}.{key}"] = value
+def _parameters(model: LightRNN) -> dict[str, Tensor]:
+    return {f"model.{name}": value for name, value in model.state_dict().items()}
+
+
+def _replicated_tensors(state: TrainingState) -> dict[str, Tensor]:
+    """Return the tensors that are the same on every rank, by name; parameters are not copied."""
+    tensors = _parameters(state.model)
+    cells = (state.table.row_of_word, state.table.column_of_word)
+    tensors.update(zip(_TABLE_TENSORS, map(torch.tensor, cells), strict=True))
+    for name, parameter in state.model.named_parameters():
+        for key, value in state.optimizer.state.get(parameter, {}).items():
+            if isinstance(value, Tensor):
+                tensors[f"optimizer.{name}.{key}"] = value
     return tensors
 
 
@@ -281,7 +292,7 @@ def _stack_lanes(tensors: Mapping[str, Tensor], state: TrainingState) -> Tensor:
 
 
 def _table_of(tensors: Mapping[str, Tensor], meta: Meta) -> WordTable:
-    rows, columns = (tensors[f"table.{name}"].numpy() for name in ("row_of_word", "column_of_word"))
+    rows, columns = (tensors[name].numpy() for name in _TABLE_TENSORS)
     table = WordTable(rows, columns, *meta.table_shape)
     if table.fingerprint != meta.table_fingerprint:
         raise CheckpointError(

@@ -18,7 +18,7 @@ from launcher.checkpoint import (
 from launcher.optimization import make_optimizer
 from launcher.processes import Processes
 from launcher.run_dir import RunDirectory
-from launcher.settings import Settings, SettingsError
+from launcher.settings import ModelSettings, Settings, SettingsError
 from launcher.state import TrainingState
 from lightrnn import LightRNN, ModelShape, WordTable, default_shape
 
@@ -71,20 +71,24 @@ def cut_batches(corpus: Corpus, settings: Settings, processes: Processes) -> Spl
     return SplitBatches(train, valid, evaluation("test"))
 
 
-def make_model(settings: Settings, num_words: int, table: WordTable) -> LightRNN:
-    """Return the model on the CPU, its parameters drawn by the seed."""
-    model = settings.model
-    torch.manual_seed(settings.train.seed)
+def make_model(
+    settings: ModelSettings, num_words: int, num_rows: int, num_columns: int
+) -> LightRNN:
+    """Return the model on the CPU, its parameters drawn from torch's generator.
+
+    Raises:
+        ModelError: sizes do not fit together.
+    """
     shape = ModelShape(
-        num_rows=table.num_rows,
-        num_columns=table.num_columns,
-        embedding_size=model.embedding_size,
-        hidden_size=model.hidden_size,
-        num_layers=model.num_layers,
-        cell=model.cell,
-        tied=model.tied,
+        num_rows=num_rows,
+        num_columns=num_columns,
+        embedding_size=settings.embedding_size,
+        hidden_size=settings.hidden_size,
+        num_layers=settings.num_layers,
+        cell=settings.cell,
+        tied=settings.tied,
     )
-    return LightRNN(shape, num_words, model.dropout)
+    return LightRNN(shape, num_words, settings.dropout)
 
 
 def first_table(settings: Settings, corpus: Corpus) -> WordTable:
@@ -123,7 +127,9 @@ def first_state(
         LightRNNError: sizes do not fit together.
     """
     table = first_table(settings, corpus)
-    model = make_model(settings, table.num_words, table).to(processes.device)
+    torch.manual_seed(settings.train.seed)
+    model = make_model(settings.model, table.num_words, table.num_rows, table.num_columns)
+    model = model.to(processes.device)
     optimizer = make_optimizer(model.parameters(), settings.train)
     return TrainingState(model, optimizer, table, batches.train.lanes)
 

@@ -122,6 +122,7 @@ def train(settings: Settings, processes: Processes) -> int:
         reached = trainer.train()
     if processes.is_root:
         log.info("report: %s", write_report(run.path))
+    dist.barrier()  # a launcher ends the others as soon as one has left
     return DONE if reached else STOPPED
 
 

@@ -1,0 +1,216 @@
+"""The command `lightrnn`."""
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from data_shards import EOS, Manifest, prepare_corpus, write_demo_corpus
+from launcher.metrics import log_to_console
+
+log = logging.getLogger("lightrnn")
+
+Command = Callable[[argparse.Namespace], int]
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """Says what is wrong in one line, and exits with status 2."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}; see `{self.prog} --help`\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; return its exit status."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    log_to_console(0, 1)
+    if arguments[:1] == ["train"]:
+        return _train(arguments[1:])
+    options = _parser().parse_args(arguments)
+    # Imported here, for it imports torch: `prepare` need not wait for that.
+    from launcher.processes import USER_ERRORS
+
+    command: Command = options.command
+    try:
+        return command(options)
+    except USER_ERRORS as error:
+        log.error("error: %s", " ".join(str(error).split()))
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = OneLineParser(prog="lightrnn", description="LightRNN: enormous vocabularies, small.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=OneLineParser)
+
+    prepare = commands.add_parser("prepare", help="text to corpus folder")
+    prepare.set_defaults(command=_prepare)
+    for split in ("train", "valid", "test"):
+        prepare.add_argument(
+            f"--{split}",
+            nargs="+",
+            type=Path,
+            default=[],
+            required=split == "train",
+            metavar="FILE",
+            help=f"{split} text, a sentence a line, words between blanks; plain, .gz, .bz2 or .zst",
+        )
+    prepare.add_argument("--output", type=Path, required=True, help="corpus folder to make")
+    prepare.add_argument("--vocab-size", type=int, help="words to keep, <eos> and <unk> included")
+    prepare.add_argument("--min-count", type=int, default=1, help="fewest occurrences kept")
+    prepare.add_argument("--lowercase", action="store_true", help="turn the text to lower case")
+    prepare.add_argument("--shard-tokens", type=int, default=2**24, help="tokens a shard")
+
+    demo = commands.add_parser("demo-corpus", help="corpus from Python's own documentation")
+    demo.set_defaults(command=_demo_corpus)
+    demo.add_argument("--output", type=Path, required=True, help="corpus folder to make")
+    demo.add_argument("--vocab-size", type=int, default=10_000, help="words to keep")
+
+    commands.add_parser("train", help="train on this machine: see `lightrnn train --help`")
+
+    evaluate = commands.add_parser("evaluate", help="perplexity of a split")
+    evaluate.set_defaults(command=_evaluate)
+    _add_run(evaluate)
+    evaluate.add_argument("--split", choices=("train", "valid", "test"), default="test")
+    evaluate.add_argument("--corpus", default="", help="corpus folder, where it has moved")
+
+    generate = commands.add_parser("generate", help="sampled text")
+    generate.set_defaults(command=_generate)
+    _add_run(generate)
+    generate.add_argument("--prompt", default="", help="words to go on from")
+    generate.add_argument("--num-words", type=int, default=100, help="words to draw")
+    generate.add_argument("--seed", type=int, default=1, help="the same seed draws the same words")
+    generate.add_argument("--temperature", type=float, default=1.0, help="below 1: likelier words")
+
+    report = commands.add_parser("report", help="write report.html and its pictures")
+    report.set_defaults(command=_report)
+    report.add_argument("run", type=Path, metavar="RUN", help="run directory")
+
+    verify = commands.add_parser("verify", help="check every checksum and invariant")
+    verify.set_defaults(command=_verify)
+    verify.add_argument("path", type=Path, metavar="CORPUS_OR_RUN", help="folder to check")
+    return parser
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", type=Path, metavar="RUN", help="run directory")
+    parser.add_argument(
+        "--checkpoint", default="latest", help="latest, best (by validation), or step-XXXXXXXX"
+    )
+
+
+def _train(arguments: list[str]) -> int:
+    from launcher.processes import USER_ERRORS
+    from launcher.settings import load_settings
+    from launcher.train import main as train
+    from launcher.workers import start_workers, take_num_workers
+
+    try:
+        num_workers, rest = take_num_workers(arguments)
+        if num_workers == 1 or {"-h", "--help"} & set(rest):
+            return train(rest)
+        load_settings(rest)  # wrong settings are told before any worker starts
+        return start_workers(num_workers, rest)
+    except USER_ERRORS as error:
+        log.error("error: %s", " ".join(str(error).split()))
+        return 2
+
+
+def _prepare(options: argparse.Namespace) -> int:
+    manifest = prepare_corpus(
+        options.train,
+        options.valid,
+        options.test,
+        options.output,
+        vocab_size=options.vocab_size,
+        min_count=options.min_count,
+        lowercase=options.lowercase,
+        shard_tokens=options.shard_tokens,
+        on_progress=log.info,
+    )
+    return _describe(manifest, options.output)
+
+
+def _demo_corpus(options: argparse.Namespace) -> int:
+    manifest = write_demo_corpus(
+        options.output, vocab_size=options.vocab_size, on_progress=log.info
+    )
+    return _describe(manifest, options.output)
+
+
+def _describe(manifest: Manifest, output: Path) -> int:
+    for name, split in manifest.splits.items():
+        log.info(
+            "%s: %d tokens with %s, %d lines, %.2f %% unknown",
+            name,
+            split.tokens,
+            EOS,
+            split.rows,
+            100 * split.unknown_tokens / split.tokens,
+        )
+    log.info("%d words; corpus in %s", manifest.vocabulary.words, output)
+    return 0
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from launcher.inference import evaluate_run, load_run
+    from launcher.processes import joined_processes
+    from launcher.run_dir import RunDirectory
+
+    with joined_processes() as processes:
+        trained = load_run(RunDirectory(options.run), options.checkpoint, processes)
+        losses = evaluate_run(trained, options.corpus, options.split, processes)
+        if processes.is_root:
+            result = {
+                "split": options.split,
+                "perplexity": losses.perplexity,
+                "nll": losses.loss,
+                "row_nll": losses.row_loss,
+                "column_nll": losses.column_loss,
+                "tokens": losses.tokens,
+            }
+            sys.stdout.write(json.dumps(result) + "\n")
+    return 0
+
+
+def _generate(options: argparse.Namespace) -> int:
+    from launcher.inference import generate, load_run
+    from launcher.processes import joined_processes
+    from launcher.run_dir import RunDirectory
+
+    with joined_processes() as processes:
+        trained = load_run(RunDirectory(options.run), options.checkpoint, processes)
+        words = generate(
+            trained,
+            options.prompt,
+            options.num_words,
+            seed=options.seed,
+            temperature=options.temperature,
+        )
+        text = " ".join([options.prompt, *words]).strip()
+        lines = (line.strip() for line in text.split(EOS))
+        sys.stdout.write("\n".join(lines).rstrip() + "\n")
+    return 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    from launcher.report import write_report
+
+    sys.stdout.write(f"{write_report(options.run)}\n")
+    return 0
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from launcher.verify import verify
+
+    verify(options.path, log.info)
+    sys.stdout.write(f"{options.path}: everything is as it was written\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

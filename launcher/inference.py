@@ -1,0 +1,99 @@
+"""Using a trained run: perplexity of a split, and generated text."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from data_shards import EOS, UNK, Corpus, CorpusError, Vocabulary, split_words
+from launcher.batches import evaluation_batches
+from launcher.checkpoint import choose_checkpoint, load_model, verify_checkpoint
+from launcher.evaluation import evaluate
+from launcher.optimization import autocast_for
+from launcher.processes import Processes
+from launcher.run_dir import RunDirectory
+from launcher.settings import Settings, read_settings
+from launcher.setup import make_model
+from lightrnn import LightRNN, Losses, WordTable, sample_words
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A model as a checkpoint holds it, in evaluation mode, with all that goes with it."""
+
+    settings: Settings
+    vocabulary: Vocabulary
+    corpus_fingerprint: str
+    model: LightRNN
+    table: WordTable
+
+
+def load_run(run: RunDirectory, which: str, processes: Processes) -> TrainedRun:
+    """Load a checkpoint of a run.
+
+    Args:
+        run: the run directory.
+        which: `latest`, `best` by validation, or a checkpoint's name.
+        processes: gives the device.
+
+    Raises:
+        LightRNNError, CorpusError: there is no such checkpoint, or a file is damaged.
+    """
+    checkpoint = choose_checkpoint(run, which)
+    settings = read_settings(run.config)
+    meta = verify_checkpoint(checkpoint)
+    vocabulary = Vocabulary.load(run.vocabulary)
+    num_rows, num_columns = meta.table_shape
+    model = make_model(settings.model, len(vocabulary), num_rows, num_columns)
+    table = load_model(checkpoint, meta, model)
+    model = model.to(processes.device).eval()
+    return TrainedRun(settings, vocabulary, meta.loader["corpus_fingerprint"], model, table)
+
+
+def evaluate_run(trained: TrainedRun, corpus_path: str, split: str, processes: Processes) -> Losses:
+    """Return the losses of a split of the run's corpus.
+
+    Args:
+        trained: the run.
+        corpus_path: where the corpus lies now; empty for where it lay in training.
+        split: train, valid or test.
+        processes: who evaluates.
+
+    Raises:
+        CorpusError: there is no such split, or it is another corpus.
+    """
+    data = trained.settings.data
+    corpus = Corpus.open(Path(corpus_path or data.corpus))
+    if corpus.fingerprint != trained.corpus_fingerprint:
+        raise CorpusError(
+            f"the run was trained on the corpus {trained.corpus_fingerprint[:12]}, found "
+            f"{corpus.fingerprint[:12]} in {corpus.path}; give its own by --corpus"
+        )
+    corpus.verify_shards(corpus.manifest.splits[split].shards if data.verify else ())
+    batches = evaluation_batches(corpus.split(split), data.eval_lanes, data.bptt, processes)
+    autocast = autocast_for(trained.settings.train, processes.device)
+    return evaluate(trained.model, batches, processes, autocast)
+
+
+def generate(
+    trained: TrainedRun, prompt: str, num_words: int, *, seed: int, temperature: float
+) -> Iterator[str]:
+    """Yield words that go on from `prompt`; the unknown word is never drawn.
+
+    Words of the prompt that the vocabulary does not have are read as the unknown word; an empty
+    prompt begins a sentence.
+
+    Raises:
+        ModelError: a temperature that is not above 0.
+    """
+    vocabulary = trained.vocabulary
+    ids = vocabulary.encode(split_words(prompt) or [EOS]).tolist()
+    drawn = sample_words(
+        trained.model,
+        trained.table,
+        ids,
+        seed=seed,
+        temperature=temperature,
+        excluded=[vocabulary.id_of_word[UNK]],
+    )
+    return (vocabulary.words[word] for word in islice(drawn, num_words))

@@ -1,0 +1,77 @@
+"""Checking every checksum and invariant of a corpus or of a run."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from data_shards import Corpus, Vocabulary
+from launcher.checkpoint import CheckpointError, list_checkpoints, verify_checkpoint
+from launcher.run_dir import RunDirectory, RunError
+from launcher.settings import read_settings
+from lightrnn import WordTable
+
+
+def verify(path: Path, on_progress: Callable[[str], None]) -> None:
+    """Check a corpus folder or a run directory.
+
+    Raises:
+        LightRNNError, CorpusError: the first thing that is wrong, or neither kind of folder.
+    """
+    if (path / "manifest.json").is_file():
+        Corpus.open(path).verify(on_progress)
+    elif (path / "config.toml").is_file():
+        verify_run(RunDirectory(path), on_progress)
+    else:
+        raise RunError(
+            f"{path} has neither manifest.json nor config.toml, expected a corpus or a run "
+            "directory; give another folder"
+        )
+
+
+def verify_run(run: RunDirectory, on_progress: Callable[[str], None]) -> None:
+    """Check a run directory: settings, vocabulary, tables, metrics, checkpoints.
+
+    Raises:
+        LightRNNError, CorpusError: the first thing that is wrong.
+    """
+    read_settings(run.config)
+    vocabulary = Vocabulary.load(run.vocabulary)
+    on_progress(f"vocabulary of {len(vocabulary)} words")
+    fingerprints = {}
+    for path in sorted(run.tables.glob("table-*.arrow")):
+        table = WordTable.load(path)
+        if table.num_words != len(vocabulary):
+            raise RunError(
+                f"{path} has {table.num_words} words, expected {len(vocabulary)} as in the "
+                "vocabulary; start the run again, which writes it anew"
+            )
+        fingerprints[int(path.stem.removeprefix("table-"))] = table.fingerprint
+        on_progress(path.name)
+    _verify_metrics(run.metrics)
+    on_progress(run.metrics.name)
+    for checkpoint in list_checkpoints(run):
+        meta = verify_checkpoint(checkpoint)
+        if fingerprints.get(meta.table_version) != meta.table_fingerprint:
+            raise CheckpointError(
+                f"{checkpoint} holds another table {meta.table_version} than {run.tables}; "
+                "remove the table's file and start the run again, which writes it anew"
+            )
+        on_progress(checkpoint.name)
+
+
+def _verify_metrics(path: Path) -> None:
+    try:
+        lines = path.read_text().splitlines()
+    except OSError as error:
+        raise RunError(f"{path} cannot be read ({error.strerror}), expected metrics") from error
+    for number, line in enumerate(lines, 1):
+        try:
+            record = json.loads(line)
+            complete = {"event", "step", "table_version"} <= record.keys()
+        except (ValueError, AttributeError):
+            complete = False
+        if not complete:
+            raise RunError(
+                f"{path} line {number} is not a record with event, step and table_version; "
+                "remove the line"
+            )
