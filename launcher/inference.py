@@ -69,8 +69,9 @@ def evaluate_run(trained: TrainedRun, corpus_path: str, split: str, processes: P
             f"the run was trained on the corpus {trained.corpus_fingerprint[:12]}, found "
             f"{corpus.fingerprint[:12]} in {corpus.path}; give its own by --corpus"
         )
+    tokens = corpus.split(split)
     corpus.verify_shards(corpus.manifest.splits[split].shards if data.verify else ())
-    batches = evaluation_batches(corpus.split(split), data.eval_lanes, data.bptt, processes)
+    batches = evaluation_batches(tokens, data.eval_lanes, data.bptt, processes)
     autocast = autocast_for(trained.settings.train, processes.device)
     return evaluate(trained.model, batches, processes, autocast)
 

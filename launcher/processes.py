@@ -2,6 +2,7 @@
 
 import gc
 import os
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -113,6 +114,9 @@ def joined_processes(timeout_minutes: float = 10.0) -> Iterator[Processes]:
     assert dist.group.WORLD is not None
     try:
         yield Processes(rank, local_rank, world_size, device, dist.group.WORLD)
+    except BaseException as error:
+        traceback.clear_frames(error.__traceback__)  # they hold the model
+        raise
     finally:
         # A DDP model that outlives its group can deadlock in the group's destructor: collect first.
         gc.collect()

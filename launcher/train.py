@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
+from typing import Self
 
 if not __package__:  # started as a script: import the folder that holds `launcher`, not its parts
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
@@ -53,8 +54,9 @@ from lightrnn.dropout import lane_keys
 
 log = logging.getLogger("lightrnn")
 
-DONE, FAILED, WRONG_INPUT, STOPPED = 0, 1, 2, 75
-"""Exit statuses: target reached; training failed; input to be mended; stopped, start it again."""
+DONE, FAILED, WRONG_INPUT, STOPPED, INTERRUPTED = 0, 1, 2, 75, 130
+"""Exit statuses: the target was reached; training failed; the input is wrong; stopped on request
+with a checkpoint; stopped at once by a second SIGINT."""
 
 
 class TrainingFailure(RuntimeError):
@@ -80,6 +82,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except TrainingFailure as error:
         log.error("training failed: %s", error)
         return FAILED
+    except KeyboardInterrupt:
+        return INTERRUPTED
 
 
 def train(settings: Settings, processes: Processes) -> int:
@@ -119,7 +123,8 @@ def train(settings: Settings, processes: Processes) -> int:
             autocast=autocast,
             solver_group=processes.new_group(settings.allocation.timeout_minutes),
         )
-        reached = trainer.train()
+        with StopRequest() as stop_request:
+            reached = trainer.train(stop_request)
     if processes.is_root:
         log.info("report: %s", write_report(run.path))
     dist.barrier()  # a launcher ends the others as soon as one has left
@@ -127,22 +132,26 @@ def train(settings: Settings, processes: Processes) -> int:
 
 
 class StopRequest:
-    """Remembers that this process was asked to stop; a second SIGINT ends it at once."""
+    """Remembers that this process was asked to stop; a second SIGINT ends it at once.
 
-    def __init__(self) -> None:
-        self.received = False
+    Use as a context manager, which puts the signals' handlers back.
+    """
+
+    received = False
+
+    def __enter__(self) -> Self:
         self._replaced = {
             number: signal.signal(number, self._receive)
             for number in (signal.SIGTERM, signal.SIGINT)
         }
+        return self
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self.received and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.received = True
 
-    def restore(self) -> None:
-        """Put the handlers from before back."""
+    def __exit__(self, *exception: object) -> None:
         for number, handler in self._replaced.items():
             signal.signal(number, handler)
 
@@ -184,7 +193,7 @@ class Trainer:
         """Passes over the training text so far."""
         return self.state.step / self.steps_per_epoch
 
-    def train(self) -> bool:
+    def train(self, stop_request: StopRequest) -> bool:
         """Go on from the state's step; return whether the last epoch was reached."""
         settings, state = self.settings, self.state
         allocation = settings.allocation
@@ -193,7 +202,6 @@ class Trainer:
             if allocation.when == "epochs"
             else frozenset()
         )
-        stop_request = StopRequest()
         self._announce()
         self._rehearse()
         if state.step == 0:
@@ -220,7 +228,6 @@ class Trainer:
                     "stopped at step %d of %d; start again to go on", state.step, self.total_steps
                 )
                 break
-        stop_request.restore()
         if state.step == self.total_steps:
             self._finish()
         # The reducer must not outlive the process group.
@@ -258,7 +265,7 @@ class Trainer:
             )
         state.optimizer.step()
         state.optimizer.zero_grad()
-        state.lane_state = new_state.detach()
+        state.lane_state = new_state.detach().float()
         state.step += 1
         state.valid_perplexity = 0.0
 
@@ -277,8 +284,9 @@ class Trainer:
         before the first step whether the memory suffices.
         """
         inputs, targets = to_device(self.batches.train.batch(0), self.processes.device)
+        keys = lane_keys(0, 0, self.state.lanes, self.processes.device)
         with self.autocast():
-            losses = self.ddp(inputs, targets, torch.zeros_like(self.state.lane_state))
+            losses = self.ddp(inputs, targets, torch.zeros_like(self.state.lane_state), keys)
         (losses.row_nll + losses.column_nll).backward()
         self.state.optimizer.zero_grad()
 
@@ -295,13 +303,16 @@ class Trainer:
         log.info("epoch %.2f | validation perplexity %.2f", self.epoch, losses.perplexity)
         return due
 
+    def _valid_perplexity(self) -> float | None:
+        return self._evaluate(self.batches.valid).perplexity if self.batches.valid else None
+
     def _evaluate(self, batches: LaneBatches, max_tokens: int | None = None) -> Losses:
         return evaluate(self.state.model, batches, self.processes, self.autocast, max_tokens)
 
     def _reallocate(self) -> None:
         """Move words to better cells, and tell what was promised and what came of it."""
         state, settings = self.state, self.settings.allocation
-        before = self._evaluate(self.batches.valid).perplexity if self.batches.valid else None
+        before = state.valid_perplexity or self._valid_perplexity()
         with self.autocast():
             table, report = reallocate(
                 state.model,
@@ -314,7 +325,7 @@ class Trainer:
             )
         state.set_table(table, state.table_version + 1)
         state.rounds = state.rounds.after_reallocation()
-        after = self._evaluate(self.batches.valid).perplexity if self.batches.valid else None
+        after = self._valid_perplexity()
         state.valid_perplexity = after or 0.0
         loss_after = None
         if settings.measure_tokens:
