@@ -18,6 +18,8 @@ from lightrnn.errors import WordTableError
 SPARE = -1
 """What `WordTable.word_at_cell` holds where a cell has no word."""
 
+_METADATA_KEYS = {b"num_rows", b"num_columns", b"fingerprint"}
+
 IntArray = npt.NDArray[np.int32]
 
 
@@ -47,10 +49,7 @@ class WordTable:
     num_columns: int
 
     def __post_init__(self) -> None:
-        rows, columns = (
-            np.array(given, dtype=np.int32, copy=True)
-            for given in (self.row_of_word, self.column_of_word)
-        )
+        rows, columns = np.asarray(self.row_of_word), np.asarray(self.column_of_word)
         if rows.ndim != 1 or rows.shape != columns.shape:
             raise WordTableError(
                 f"row_of_word has shape {rows.shape} and column_of_word {columns.shape}, "
@@ -61,6 +60,9 @@ class WordTable:
             ("row", rows, self.num_rows),
             ("column", columns, self.num_columns),
         ):
+            # Before they become int32: a number that does not fit would wrap to some other cell.
+            if values.dtype.kind not in "iu":
+                raise WordTableError(f"{name}s are of type {values.dtype}, expected whole numbers")
             outside = np.flatnonzero((values < 0) | (values >= size))
             if len(outside):
                 word = int(outside[0])
@@ -77,21 +79,18 @@ class WordTable:
                 f"({rows[first]}, {columns[first]}), expected a cell of its own for each"
             )
         for name, values in (("row_of_word", rows), ("column_of_word", columns)):
-            values.setflags(write=False)
-            object.__setattr__(self, name, values)
+            kept = values.astype(np.int32)
+            kept.setflags(write=False)
+            object.__setattr__(self, name, kept)
 
     @classmethod
     def from_cells(
         cls, cell_of_word: npt.ArrayLike, num_rows: int, num_columns: int
     ) -> "WordTable":
         """Build a table from cell numbers counted row by row, `row * C + column`, shape [V]."""
-        cells = np.asarray(cell_of_word, dtype=np.int64)
-        return cls(
-            (cells // num_columns).astype(np.int32),
-            (cells % num_columns).astype(np.int32),
-            num_rows,
-            num_columns,
-        )
+        cells = np.asarray(cell_of_word)
+        check_capacity(len(cells), num_rows, num_columns)
+        return cls(cells // num_columns, cells % num_columns, num_rows, num_columns)
 
     @classmethod
     def random(cls, num_words: int, num_rows: int, num_columns: int, seed: int) -> "WordTable":
@@ -105,8 +104,10 @@ class WordTable:
         """Fill the table row by row, most frequent word first; ties keep their order."""
         counts = np.asarray(counts)
         check_capacity(len(counts), num_rows, num_columns)
+        # Reversed twice, not negated: unsigned counts have no negatives.
+        order = len(counts) - 1 - np.argsort(counts[::-1], kind="stable")[::-1]
         cells = np.empty(len(counts), dtype=np.int64)
-        cells[np.argsort(-counts, kind="stable")] = np.arange(len(counts))
+        cells[order] = np.arange(len(counts))
         return cls.from_cells(cells, num_rows, num_columns)
 
     @property
@@ -159,21 +160,24 @@ class WordTable:
         try:
             with pa.OSFile(str(path), "rb") as source:
                 content = pa.ipc.open_file(source).read_all()
-        except (OSError, pa.ArrowInvalid) as error:
+            column_names = content.column_names
+        except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
             raise WordTableError(f"{path} cannot be read as a word table: {error}") from error
         metadata = content.schema.metadata or {}
-        if content.column_names != ["row", "column"] or b"fingerprint" not in metadata:
+        if column_names != ["row", "column"] or not _METADATA_KEYS <= metadata.keys():
             raise WordTableError(
-                f"{path} has the columns {content.column_names}, expected a word table "
-                "with row and column"
+                f"{path} has the columns {column_names}, expected a word table "
+                "with row and column, its shape and its fingerprint"
             )
-        table = cls(
-            content["row"].to_numpy(),
-            content["column"].to_numpy(),
-            int(metadata[b"num_rows"]),
-            int(metadata[b"num_columns"]),
-        )
-        if table.fingerprint != metadata[b"fingerprint"].decode():
+        num_rows, num_columns = metadata[b"num_rows"], metadata[b"num_columns"]
+        if not (num_rows.isdigit() and num_columns.isdigit()):
+            raise WordTableError(
+                f"{path} is damaged: its shape is {num_rows!r} x {num_columns!r}, "
+                "expected two numbers"
+            )
+        cells = content["row"].to_numpy(), content["column"].to_numpy()
+        table = cls(*cells, int(num_rows), int(num_columns))
+        if table.fingerprint.encode() != metadata[b"fingerprint"]:
             raise WordTableError(f"{path} is damaged: its cells do not match its fingerprint")
         return table
 
