@@ -425,6 +425,9 @@ class Trainer:
             self.steps_per_epoch,
             self.total_steps,
         )
+        late = [one for one in self.settings.allocation.epochs if one >= self.settings.train.epochs]
+        if self.settings.allocation.when == "epochs" and late:
+            log.info("allocation.epochs after the run's end are left out: %s", late)
         if unigram is not None:
             log.info("unigram perplexity of the validation text %.2f", unigram)
         self._record(
