@@ -80,13 +80,15 @@ def collect_statistics(model: LightRNN, batches: Iterable[tuple[Tensor, Tensor]]
     model.eval()
     statistics = WordStatistics(model)
     state: Tensor | None = None
-    for inputs_BT, targets_BT in batches:
-        if state is None:
-            state = model.initial_state(len(inputs_BT))
-        for_row, for_column, state = model.hidden_states(inputs_BT, targets_BT, state)
-        targets_N = targets_BT.t().flatten()
-        real = targets_N != NO_WORD
-        hidden = for_row.flatten(0, 1)[real], for_column.flatten(0, 1)[real]
-        statistics.add(model, targets_N[real].long(), hidden)
-    model.train(was_training)
+    try:
+        for inputs_BT, targets_BT in batches:
+            if state is None:
+                state = model.initial_state(len(inputs_BT))
+            for_row, for_column, state = model.hidden_states(inputs_BT, targets_BT, state)
+            targets_N = targets_BT.t().flatten()
+            real = targets_N != NO_WORD
+            hidden = for_row.flatten(0, 1)[real], for_column.flatten(0, 1)[real]
+            statistics.add(model, targets_N[real].long(), hidden)
+    finally:
+        model.train(was_training)
     return statistics

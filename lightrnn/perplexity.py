@@ -59,11 +59,13 @@ def sum_losses(model: LightRNN, batches: Iterable[tuple[Tensor, Tensor]]) -> Ten
     model.eval()
     totals = torch.zeros(3, dtype=torch.float64, device=model.device)
     state: Tensor | None = None
-    for inputs_BT, targets_BT in batches:
-        if state is None:
-            state = model.initial_state(len(inputs_BT))
-        row_nll, column_nll, state = model(inputs_BT, targets_BT, state)
-        num_words = (targets_BT != NO_WORD).sum()
-        totals += torch.stack([row_nll.double(), column_nll.double(), num_words.double()])
-    model.train(was_training)
+    try:
+        for inputs_BT, targets_BT in batches:
+            if state is None:
+                state = model.initial_state(len(inputs_BT))
+            row_nll, column_nll, state = model(inputs_BT, targets_BT, state)
+            num_words = (targets_BT != NO_WORD).sum()
+            totals += torch.stack([row_nll.double(), column_nll.double(), num_words.double()])
+    finally:
+        model.train(was_training)
     return totals
