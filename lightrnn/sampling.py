@@ -87,7 +87,9 @@ def sample_words(
     generator = torch.Generator().manual_seed(seed)
 
     def draw(log_probabilities: Tensor, allowed: Tensor) -> int:
-        logits = (log_probabilities.cpu() / temperature).masked_fill(~allowed, -torch.inf)
+        logits = log_probabilities.cpu().masked_fill(~allowed, -torch.inf)
+        # The likeliest at 0: a very low temperature would make all of them -inf.
+        logits = (logits - logits.max()).double() / temperature
         return int(torch.multinomial(logits.softmax(-1), 1, generator=generator))
 
     state = model.initial_state(1)
