@@ -164,7 +164,7 @@ class WordTable:
         except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
             raise WordTableError(f"{path} cannot be read as a word table: {error}") from error
         metadata = content.schema.metadata or {}
-        if column_names != ["row", "column"] or not _METADATA_KEYS <= metadata.keys():
+        if column_names != ["row", "column"] or not metadata.keys() >= _METADATA_KEYS:
             raise WordTableError(
                 f"{path} has the columns {column_names}, expected a word table "
                 "with row and column, its shape and its fingerprint"
