@@ -11,6 +11,9 @@ from torch import Tensor
 from lightrnn import LightRNN, ModelShape, WordTable, next_word_log_probabilities
 from lightrnn.model import NO_WORD, Cell
 
+# A second thread costs small models far more than it brings, most of all on a busy machine.
+torch.set_num_threads(1)
+
 Batches = list[tuple[Tensor, Tensor]]
 
 
