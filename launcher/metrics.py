@@ -8,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from launcher.console import describe
 from launcher.run_dir import RunDirectory
 
 log = logging.getLogger("lightrnn")
@@ -30,13 +31,15 @@ class Metrics:
             self._board = SummaryWriter(str(run.tensorboard), purge_step=step)
 
     def record(self, event: str, step: int, table_version: int, **values: Any) -> None:
-        """Append a record; numbers go to TensorBoard too, under `event/name`."""
+        """Append a record and tell it; numbers go to TensorBoard too, under `event/name`."""
         if self._file is None or self._board is None:
             return
         values["elapsed_seconds"] = round(time.monotonic() - self._start, 3)
         content = {"event": event, "step": step, "table_version": table_version, **values}
         self._file.write(json.dumps(content) + "\n")
         self._file.flush()
+        for line in describe(content):
+            log.info(line)
         for name, value in values.items():
             if isinstance(value, (int, float)):
                 self._board.add_scalar(f"{event}/{name}", value, step)
@@ -71,10 +74,3 @@ def log_to_file(path: Path, rank: int) -> None:
     handler = logging.FileHandler(path)
     handler.setFormatter(logging.Formatter(f"%(asctime)s [rank {rank}] %(message)s"))
     log.addHandler(handler)
-
-
-def readable_time(seconds: float) -> str:
-    """Return a duration such as `1:02:03`."""
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}"

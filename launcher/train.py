@@ -10,14 +10,11 @@ reallocations and checkpoints between them -> report.
 import logging
 import math
 import platform
-import signal
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import FrameType
-from typing import Self
 
 if not __package__:  # started as a script: import the folder that holds `launcher`, not its parts
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
@@ -27,12 +24,12 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from allocation import ReallocationReport, reallocate
+from allocation import reallocate
 from data_shards import Corpus, LaneBatches, unigram_perplexity
 from launcher.batches import all_batches, to_device
 from launcher.checkpoint import save_checkpoint
 from launcher.evaluation import Autocast, evaluate
-from launcher.metrics import Metrics, log_to_console, log_to_file, readable_time
+from launcher.metrics import Metrics, log_to_console, log_to_file
 from launcher.optimization import autocast_for, learning_rate
 from launcher.processes import USER_ERRORS, Processes, joined_processes, place_in_environment
 from launcher.report import write_report
@@ -49,6 +46,7 @@ from launcher.setup import (
     resume,
 )
 from launcher.state import TrainingState
+from launcher.stop import StopRequest
 from lightrnn import Losses
 from lightrnn.dropout import lane_keys
 
@@ -129,31 +127,6 @@ def train(settings: Settings, processes: Processes) -> int:
         log.info("report: %s", write_report(run.path))
     dist.barrier()  # a launcher ends the others as soon as one has left
     return DONE if reached else STOPPED
-
-
-class StopRequest:
-    """Remembers that this process was asked to stop; a second SIGINT ends it at once.
-
-    Use as a context manager, which puts the signals' handlers back.
-    """
-
-    received = False
-
-    def __enter__(self) -> Self:
-        self._replaced = {
-            number: signal.signal(number, self._receive)
-            for number in (signal.SIGTERM, signal.SIGINT)
-        }
-        return self
-
-    def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self.received and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.received = True
-
-    def __exit__(self, *exception: object) -> None:
-        for number, handler in self._replaced.items():
-            signal.signal(number, handler)
 
 
 @dataclass
@@ -300,7 +273,6 @@ class Trainer:
             losses.perplexity, self.settings.allocation
         )
         self._record("valid", **_as_values(losses))
-        log.info("epoch %.2f | validation perplexity %.2f", self.epoch, losses.perplexity)
         return due
 
     def _valid_perplexity(self) -> float | None:
@@ -339,35 +311,6 @@ class Trainer:
             valid_perplexity_before=before,
             valid_perplexity_after=after,
         )
-        self._log_reallocation(report, loss_after, before, after)
-
-    def _log_reallocation(
-        self,
-        report: ReallocationReport,
-        loss_after: float | None,
-        before: float | None,
-        after: float | None,
-    ) -> None:
-        log.info(
-            "epoch %.2f | reallocation %d | %d words (%.0f %% of tokens) moved | training loss "
-            "%.3f, predicted %.3f%s | gap to the best table at most %.2f %%",
-            self.epoch,
-            self.state.table_version,
-            report.words_moved,
-            100 * report.tokens_moved_fraction,
-            report.loss_before,
-            report.loss_predicted,
-            "" if loss_after is None else f", measured right after {loss_after:.3f}",
-            report.gap_percent,
-        )
-        if before is not None and after is not None:
-            log.info(
-                "epoch %.2f | validation perplexity %.2f before reallocation %d, %.2f right after",
-                self.epoch,
-                before,
-                self.state.table_version,
-                after,
-            )
 
     def _log_interval(self) -> None:
         interval, self.interval = self.interval, self._new_interval()
@@ -381,16 +324,8 @@ class Trainer:
             learning_rate=self.last_rate,
             grad_norm=float(self.last_norm),
             tokens_per_second=speed,
-        )
-        log.info(
-            "epoch %.2f | step %d/%d | loss %.3f | perplexity %.1f | %.0f tokens/s | ETA %s",
-            self.epoch,
-            self.state.step,
-            self.total_steps,
-            losses.loss,
-            losses.perplexity,
-            speed,
-            readable_time(remaining),
+            seconds_left=remaining,
+            total_steps=self.total_steps,
         )
 
     def _save(self) -> None:
@@ -404,32 +339,15 @@ class Trainer:
         )
 
     def _announce(self) -> None:
-        """Print what was derived from the settings."""
+        """Tell what was derived from the settings."""
         state, train = self.state, self.batches.train
-        num_tokens = len(train.tokens)
         unigram = None
         if self.processes.is_root and self.batches.valid is not None:
             counts = self.batches.valid.tokens.count_ids()
             unigram = unigram_perplexity(self.corpus.vocabulary.counts, counts)
-        log.info(
-            "%d words in %d x %d cells | %d parameters | %d processes on %s | "
-            "%d lanes x %d words | %d steps an epoch, %d in all",
-            state.table.num_words,
-            state.table.num_rows,
-            state.table.num_columns,
-            state.model.num_parameters,
-            self.processes.world_size,
-            self.processes.device.type,
-            train.num_lanes,
-            train.bptt,
-            self.steps_per_epoch,
-            self.total_steps,
-        )
         late = [one for one in self.settings.allocation.epochs if one >= self.settings.train.epochs]
         if self.settings.allocation.when == "epochs" and late:
             log.info("allocation.epochs after the run's end are left out: %s", late)
-        if unigram is not None:
-            log.info("unigram perplexity of the validation text %.2f", unigram)
         self._record(
             "start",
             num_parameters=state.model.num_parameters,
@@ -441,7 +359,7 @@ class Trainer:
             bptt=train.bptt,
             steps_per_epoch=self.steps_per_epoch,
             total_steps=self.total_steps,
-            tokens_per_epoch=num_tokens,
+            tokens_per_epoch=len(train.tokens),
             unigram_perplexity=unigram,
             device=self.processes.device.type,
             versions={"python": platform.python_version(), "torch": torch.__version__},
@@ -455,8 +373,6 @@ class Trainer:
             if batches is not None
         }
         self._record("end", **results)
-        for name, perplexity in results.items():
-            log.info("final %s %.2f", name.replace("_", " "), perplexity)
 
     def _record(self, event: str, **values: object) -> None:
         values = {name: value for name, value in values.items() if value is not None}
