@@ -3,6 +3,7 @@
 Every function here is called by all ranks of the group, and nothing is pickled.
 """
 
+import hashlib
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -62,8 +63,10 @@ def run_together(
 
 
 def broadcast_text(text: str, source: int, group: dist.ProcessGroup) -> str:
-    """Return the text of group rank `source` on every rank."""
-    content = torch.tensor(list(text.encode()), dtype=torch.uint8)
+    """Return the text of group rank `source` on every rank; what is no Unicode is escaped."""
+    # An undecodable file name in a message is no reason to fail here, and keep the others waiting.
+    encoded = text.encode(errors="backslashreplace")
+    content = torch.tensor(list(encoded), dtype=torch.uint8)
     length = torch.tensor(len(content))
     dist.broadcast(length, group=group, group_src=source)
     if dist.get_rank(group) != source:
@@ -76,7 +79,7 @@ def broadcast_text(text: str, source: int, group: dist.ProcessGroup) -> str:
 def broadcast_table(
     table: WordTable | None, like: WordTable, group: dist.ProcessGroup
 ) -> WordTable:
-    """Return rank 0's table on every rank, its fingerprint found equal on all.
+    """Return rank 0's table on every rank, every cell found equal on all.
 
     Args:
         table: the table on rank 0, ignored elsewhere.
@@ -93,15 +96,16 @@ def broadcast_table(
     )
     for cells in (rows, columns):
         dist.broadcast(cells, group=group, group_src=0)
-    received = WordTable(rows.numpy(), columns.numpy(), like.num_rows, like.num_columns)
-    fingerprints = gather_bytes(bytes.fromhex(received.fingerprint), group)
-    different = [rank for rank, found in enumerate(fingerprints) if found != fingerprints[0]]
+    # Agreed before it is made a table: what arrived damaged may be none, on its own rank only.
+    digest = hashlib.sha256(rows.numpy().tobytes() + columns.numpy().tobytes()).digest()
+    digests = gather_bytes(digest, group)
+    different = [rank for rank, found in enumerate(digests) if found != digests[0]]
     if different:
         raise AllocationError(
             f"ranks {different} received another table than rank 0, expected the same on all; "
             "the old table stays, check the network of their hosts"
         )
-    return received
+    return WordTable(rows.numpy(), columns.numpy(), like.num_rows, like.num_columns)
 
 
 def gather_bytes(content: bytes, group: dist.ProcessGroup) -> list[bytes]:
