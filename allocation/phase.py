@@ -155,8 +155,8 @@ def _broadcast_proof(
     proof = torch.zeros(4, dtype=torch.float64)
     if solved is not None:
         solution, predicted = solved
-        proof[:] = torch.tensor(
-            [predicted, solution.objective, solution.lower_bound, solution.gap_percent]
-        )
+        objective, lower_bound = solution.objective, solution.lower_bound
+        parts = [predicted, objective, lower_bound, solution.gap_percent]
+        proof = torch.tensor(parts, dtype=torch.float64)
     dist.broadcast(proof, group=group, group_src=0)
     return [float(value) for value in proof]
