@@ -10,9 +10,11 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -220,7 +222,9 @@ def load_checkpoint(checkpoint: Path, meta: Meta, state: TrainingState) -> None:
     """
     reader = SafeReader(checkpoint)
     tensors = {**_replicated_tensors(state), **_lane_tensors(state.lane_state, state.lanes)}
-    for name, saved in reader.read_metadata().state_dict_metadata.items():
+    with _telling_what_does_not_fit(checkpoint):
+        index = reader.read_metadata()
+    for name, saved in index.state_dict_metadata.items():
         if name.startswith("optimizer.") and isinstance(saved, TensorStorageMetadata):
             tensors[name] = torch.empty(saved.size, dtype=saved.properties.dtype)
     _load(tensors, reader)
@@ -255,11 +259,17 @@ def load_model(checkpoint: Path, meta: Meta, model: LightRNN) -> WordTable:
 
 
 def _load(tensors: dict[str, Tensor], reader: SafeReader) -> None:
-    try:
+    with _telling_what_does_not_fit(Path(reader.path)):
         load(tensors, storage_reader=reader)
-    except (CheckpointException, RuntimeError, ValueError, KeyError) as error:
+
+
+@contextmanager
+def _telling_what_does_not_fit(checkpoint: Path) -> Iterator[None]:
+    try:
+        yield
+    except (CheckpointException, UnpicklingError, RuntimeError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())[-300:]
-        raise CheckpointError(f"{reader.path} does not fit this run: {reason}") from error
+        raise CheckpointError(f"{checkpoint} does not fit this run: {reason}") from error
 
 
 def _parameters(model: LightRNN) -> dict[str, Tensor]:

@@ -20,15 +20,23 @@ class Metrics:
     Use as a context manager, which closes its files.
     """
 
-    def __init__(self, run: RunDirectory, step: int, *, enabled: bool) -> None:
+    def __init__(
+        self, run: RunDirectory, step: int, *, enabled: bool, wandb_project: str = ""
+    ) -> None:
         self._start = time.monotonic()
-        self._file = self._board = None
+        self._file = self._board = self._wandb = None
         if enabled:
             # Imported where it is used: it takes a second, and one rank needs it.
             from torch.utils.tensorboard import SummaryWriter
 
             self._file = run.metrics.open("a")
             self._board = SummaryWriter(str(run.tensorboard), purge_step=step)
+            if wandb_project:
+                import wandb
+
+                self._wandb = wandb.init(
+                    project=wandb_project, name=run.path.name, dir=str(run.path), resume="allow"
+                )
 
     def record(self, event: str, step: int, table_version: int, **values: Any) -> None:
         """Append a record and tell it; numbers go to TensorBoard too, under `event/name`."""
@@ -40,9 +48,15 @@ class Metrics:
         self._file.flush()
         for line in describe(content):
             log.info(line)
-        for name, value in values.items():
-            if isinstance(value, (int, float)):
-                self._board.add_scalar(f"{event}/{name}", value, step)
+        numbers = {
+            f"{event}/{name}": value
+            for name, value in values.items()
+            if isinstance(value, (int, float))
+        }
+        for name, value in numbers.items():
+            self._board.add_scalar(name, value, step)
+        if self._wandb is not None:
+            self._wandb.log(numbers, step=step)
 
     def __enter__(self) -> Self:
         return self
@@ -56,6 +70,8 @@ class Metrics:
         if self._file is not None and self._board is not None:
             self._file.close()
             self._board.close()
+        if self._wandb is not None:
+            self._wandb.finish(exit_code=0 if error is None else 1)
 
 
 def log_to_console(rank: int, world_size: int) -> None:

@@ -140,6 +140,13 @@ class CheckpointSettings:
 
 
 @dataclass(frozen=True, config=_STRICT)
+class MetricsSettings:
+    """Where metrics go besides `metrics.jsonl` and TensorBoard."""
+
+    wandb_project: str = _doc("", "project on Weights & Biases; empty for none")
+
+
+@dataclass(frozen=True, config=_STRICT)
 class Settings:
     """All settings of a run."""
 
@@ -150,6 +157,7 @@ class Settings:
     train: TrainSettings = field(default_factory=TrainSettings)
     allocation: AllocationSettings = field(default_factory=AllocationSettings)
     checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
+    metrics: MetricsSettings = field(default_factory=MetricsSettings)
 
 
 CONFIG_FILE = "config.toml"

@@ -1,5 +1,6 @@
 """From settings to the state that training starts or goes on from."""
 
+import importlib.util
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,15 @@ class SplitBatches:
     train: LaneBatches
     valid: LaneBatches | None
     test: LaneBatches | None
+
+
+def check_extras(settings: Settings) -> None:
+    """Raise `SettingsError` where a setting needs a package that is not installed."""
+    if settings.metrics.wandb_project and importlib.util.find_spec("wandb") is None:
+        raise SettingsError(
+            f"metrics.wandb_project={settings.metrics.wandb_project} needs the package wandb; "
+            "install lightrnn[wandb] or leave the setting empty"
+        )
 
 
 def open_corpus(settings: Settings, processes: Processes) -> Corpus:

@@ -38,6 +38,7 @@ from launcher.run_dir import RunDirectory
 from launcher.settings import Settings, describe_settings, load_settings, to_toml
 from launcher.setup import (
     SplitBatches,
+    check_extras,
     cut_batches,
     first_state,
     fixed_settings,
@@ -92,6 +93,7 @@ def train(settings: Settings, processes: Processes) -> int:
         TrainingFailure: the loss or the gradient is not finite.
     """
     run = RunDirectory(Path(settings.run_dir))
+    processes.together(lambda: check_extras(settings))
     corpus = processes.together(lambda: open_corpus(settings, processes))
     batches = processes.together(lambda: cut_batches(corpus, settings, processes))
     state = processes.together(lambda: first_state(settings, corpus, batches, processes))
@@ -109,7 +111,12 @@ def train(settings: Settings, processes: Processes) -> int:
 
     processes.together(prepare_folder)
     processes.together(lambda: log_to_file(run.log(processes.rank), processes.rank))
-    with Metrics(run, state.step, enabled=processes.is_root) as metrics:
+    with Metrics(
+        run,
+        state.step,
+        enabled=processes.is_root,
+        wandb_project=settings.metrics.wandb_project,
+    ) as metrics:
         trainer = Trainer(
             settings=settings,
             processes=processes,
