@@ -5,6 +5,7 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from launcher.settings import CONFIG_FILE
 from lightrnn import LightRNNError, WordTable
@@ -90,17 +91,32 @@ class RunDirectory:
         temporary.replace(self.vocabulary)
 
     def rewind(self, step: int, table_version: int) -> None:
-        """Drop the metrics and tables that came after a checkpoint which is resumed from."""
+        """Drop the metrics and tables that came after a checkpoint which is resumed from.
+
+        Raises:
+            RunError: the metrics are damaged elsewhere than in a last line without an end.
+        """
         if self.metrics.is_file():
-            lines = [
-                line
-                for line in self.metrics.read_text().splitlines(keepends=True)
-                if line.endswith("\n") and json.loads(line)["step"] <= step
-            ]
+            try:
+                lines = [
+                    line
+                    for line in self.metrics.read_text().splitlines(keepends=True)
+                    if line.endswith("\n") and _came_before(json.loads(line), step)
+                ]
+            except (ValueError, KeyError, TypeError) as error:
+                raise RunError(
+                    f"{self.metrics} has a line that is not a record ({error}), expected JSON with "
+                    "event and step; remove the line"
+                ) from error
             replace_file(self.metrics, "".join(lines).encode())
         for later in self.tables.glob("table-*.arrow"):
             if int(later.stem.removeprefix("table-")) > table_version:
                 later.unlink()
+
+
+def _came_before(record: dict[str, Any], step: int) -> bool:
+    # A run that goes on ends anew.
+    return bool(record["step"] <= step and record["event"] != "end")
 
 
 def replace_file(path: Path, content: bytes) -> None:

@@ -183,6 +183,7 @@ def resume(
 
     Raises:
         CheckpointError: it is damaged, or from another corpus, model, or table.
+        RunError: the metrics are damaged.
     """
 
     def find() -> tuple[Path, Any] | None:
@@ -209,7 +210,11 @@ def resume(
         return False
     checkpoint, meta = found
     load_checkpoint(checkpoint, meta, state)
-    if processes.is_root:
-        run.rewind(state.step, state.table_version)
+
+    def rewind() -> None:
+        if processes.is_root:
+            run.rewind(state.step, state.table_version)
+
+    processes.together(rewind)
     log.info("resumed from %s (table version %d)", checkpoint, state.table_version)
     return True
