@@ -152,6 +152,12 @@ def test_the_promise_is_kept_between_its_bounds(solver: SolverName, stay_bonus: 
     optimum = solve_exact(best, TABLE, lambda _: None).objective / report.tokens
     assert report.lower_bound <= optimum * (1 + 1e-6)
     assert report.solver_objective >= optimum * (1 - 1e-6)
+    # What is predicted is the text's loss, without the penalties that the solver was told.
+    table = outcomes(2, solver, stay_bonus)[0][0]
+    assert report.loss_predicted * report.tokens == pytest.approx(
+        costs().objective(table), rel=1e-6
+    )
+    assert (report.loss_predicted < report.solver_objective - 1e-3) == (stay_bonus > 0)
     # Much is to be gained on a random table.
     assert report.loss_predicted < report.loss_before - 0.1
 

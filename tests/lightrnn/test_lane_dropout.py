@@ -67,6 +67,15 @@ def test_masks_of_lanes_steps_and_features_are_unrelated() -> None:
         assert abs(correlation) < 5 / math.sqrt(neighbours.numel())
 
 
+def test_masks_are_no_sums_of_a_part_by_step_and_a_part_by_feature() -> None:
+    """Of any four corners of a rectangle, three must not tell the fourth."""
+    signs = (masks(lanes=range(64), num_steps=64, num_features=64) > 0).double() * 2 - 1
+    for distance in (1, 2, 32):
+        pairs = signs[:-distance] * signs[distance:]
+        corners = pairs[..., :-distance] * pairs[..., distance:]
+        assert abs(float(corners.mean())) < 6 / math.sqrt(corners.numel())
+
+
 def test_all_keys_of_a_run_differ() -> None:
     keys = torch.cat(
         [lane_keys(seed, step, range(100), CPU) for seed in range(5) for step in range(100)]
