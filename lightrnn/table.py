@@ -176,7 +176,10 @@ class WordTable:
                 "expected two numbers"
             )
         cells = content["row"].to_numpy(), content["column"].to_numpy()
-        table = cls(*cells, int(num_rows), int(num_columns))
+        try:
+            table = cls(*cells, int(num_rows), int(num_columns))
+        except WordTableError as error:
+            raise WordTableError(f"{path} is no word table: {error}") from error
         if table.fingerprint.encode() != metadata[b"fingerprint"]:
             raise WordTableError(f"{path} is damaged: its cells do not match its fingerprint")
         return table
