@@ -107,7 +107,7 @@ def train(settings: Settings, processes: Processes) -> int:
             run.copy_vocabulary(corpus.path / corpus.manifest.vocabulary.file)
             if not resumed:
                 run.rewind(-1, -1)
-                run.write_table(state.table, 0)
+            run.write_table(state.table, state.table_version)
 
     processes.together(prepare_folder)
     processes.together(lambda: log_to_file(run.log(processes.rank), processes.rank))
