@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from data_shards import Corpus, LaneBatches
+from data_shards.corpus import check_file
 from launcher.batches import evaluation_batches, training_batches
 from launcher.checkpoint import (
     CheckpointError,
@@ -51,9 +52,12 @@ def open_corpus(settings: Settings, processes: Processes) -> Corpus:
         CorpusError: it is missing, damaged, or not a corpus.
     """
     corpus = Corpus.open(Path(settings.data.corpus))
+    shards = [shard for split in corpus.manifest.splits.values() for shard in split.shards]
     if settings.data.verify:
-        shards = [shard for split in corpus.manifest.splits.values() for shard in split.shards]
         corpus.verify_shards(shards[processes.rank :: processes.world_size])
+    for shard in shards:
+        # A shard that is missing on one host alone is told before training too.
+        check_file(corpus.path, shard)
     return corpus
 
 
