@@ -25,6 +25,8 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
+from data_shards import Vocabulary
+from data_shards.files import sha256_of
 from launcher.processes import Processes
 from launcher.run_dir import RunDirectory, RunError, replace_file
 from launcher.safe_reader import SafeReader
@@ -52,7 +54,7 @@ class Meta:
         table_shape: its rows and columns.
         rounds: state of the reallocation schedule.
         valid_perplexity: measured at this very step; 0 where it was not.
-        loader: corpus fingerprint, epoch and step in it, lanes and words a step.
+        loader: corpus fingerprint, SHA-256 of its vocabulary, epoch and step in it, lanes.
         fixed: settings that a resumed run has to share.
         files: bytes and SHA-256 of every other file.
     """
@@ -241,6 +243,23 @@ def load_checkpoint(checkpoint: Path, meta: Meta, state: TrainingState) -> None:
     state.rounds = type(state.rounds)(**meta.rounds)
     state.valid_perplexity = meta.valid_perplexity
     torch.set_rng_state(load_file(checkpoint / "rng" / "rng.safetensors")["torch"])
+
+
+def load_vocabulary(run: RunDirectory, meta: Meta) -> Vocabulary:
+    """Read the vocabulary that a checkpoint was trained with.
+
+    Raises:
+        CorpusError: it cannot be read.
+        CheckpointError: it was changed.
+    """
+    vocabulary = Vocabulary.load(run.vocabulary)
+    found, expected = sha256_of(run.vocabulary), meta.loader["vocabulary_sha256"]
+    if found != expected:
+        raise CheckpointError(
+            f"{run.vocabulary} is damaged: SHA-256 {found[:12]}..., expected {expected[:12]}...; "
+            "start the run again, which copies it anew from the corpus"
+        )
+    return vocabulary
 
 
 def load_model(checkpoint: Path, meta: Meta, model: LightRNN) -> WordTable:

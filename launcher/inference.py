@@ -7,7 +7,7 @@ from pathlib import Path
 
 from data_shards import EOS, UNK, Corpus, CorpusError, Vocabulary, split_words
 from launcher.batches import evaluation_batches
-from launcher.checkpoint import choose_checkpoint, load_model, verify_checkpoint
+from launcher.checkpoint import choose_checkpoint, load_model, load_vocabulary, verify_checkpoint
 from launcher.evaluation import evaluate
 from launcher.optimization import autocast_for
 from launcher.processes import Processes
@@ -42,7 +42,7 @@ def load_run(run: RunDirectory, which: str, processes: Processes) -> TrainedRun:
     checkpoint = choose_checkpoint(run, which)
     settings = read_settings(run.config)
     meta = verify_checkpoint(checkpoint)
-    vocabulary = Vocabulary.load(run.vocabulary)
+    vocabulary = load_vocabulary(run, meta)
     num_rows, num_columns = meta.table_shape
     model = make_model(settings.model, len(vocabulary), num_rows, num_columns)
     table = load_model(checkpoint, meta, model)

@@ -170,6 +170,7 @@ def loader_position(corpus: Corpus, batches: LaneBatches, step: int) -> dict[str
     """Return where in the corpus a step is; the same for any number of processes."""
     return {
         "corpus_fingerprint": corpus.fingerprint,
+        "vocabulary_sha256": corpus.manifest.vocabulary.sha256,
         "epoch": step // batches.num_steps,
         "step": step % batches.num_steps,
         "num_lanes": batches.num_lanes,

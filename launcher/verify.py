@@ -5,7 +5,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from data_shards import Corpus, Vocabulary
-from launcher.checkpoint import CheckpointError, list_checkpoints, verify_checkpoint
+from launcher.checkpoint import (
+    CheckpointError,
+    list_checkpoints,
+    load_vocabulary,
+    verify_checkpoint,
+)
 from launcher.run_dir import RunDirectory, RunError
 from launcher.settings import read_settings
 from lightrnn import WordTable
@@ -51,6 +56,7 @@ def verify_run(run: RunDirectory, on_progress: Callable[[str], None]) -> None:
     on_progress(run.metrics.name)
     for checkpoint in list_checkpoints(run):
         meta = verify_checkpoint(checkpoint)
+        load_vocabulary(run, meta)
         if fingerprints.get(meta.table_version) != meta.table_fingerprint:
             raise CheckpointError(
                 f"{checkpoint} holds another table {meta.table_version} than {run.tables}; "
@@ -62,8 +68,8 @@ def verify_run(run: RunDirectory, on_progress: Callable[[str], None]) -> None:
 def _verify_metrics(path: Path) -> None:
     try:
         lines = path.read_text().splitlines()
-    except OSError as error:
-        raise RunError(f"{path} cannot be read ({error.strerror}), expected metrics") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise RunError(f"{path} cannot be read ({error}), expected metrics") from error
     for number, line in enumerate(lines, 1):
         try:
             record = json.loads(line)
