@@ -13,6 +13,7 @@ import signal
 import socket
 import sys
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -289,7 +290,9 @@ def read_tensors(checkpoint: Path) -> dict[str, Tensor]:
         name: torch.empty(saved.size, dtype=saved.properties.dtype)  # type: ignore[union-attr]
         for name, saved in reader.read_metadata().state_dict_metadata.items()
     }
-    load(tensors, storage_reader=SafeReader(checkpoint), no_dist=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that there are no other processes
+        load(tensors, storage_reader=SafeReader(checkpoint), no_dist=True)
     return tensors
 
 
