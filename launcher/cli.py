@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         log.error("error: %s", " ".join(str(error).split()))
         return 2
     except KeyboardInterrupt:
-        return 130
+        return 130  # as the shell reports a command ended by Ctrl-C
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -82,8 +82,10 @@ def _parser() -> argparse.ArgumentParser:
     generate.set_defaults(command=_generate)
     _add_run(generate)
     generate.add_argument("--prompt", default="", help="words to go on from")
-    generate.add_argument("--num-words", type=int, default=100, help="words to draw")
-    generate.add_argument("--seed", type=int, default=1, help="the same seed draws the same words")
+    generate.add_argument("--num-words", type=_whole_number, default=100, help="words to draw")
+    generate.add_argument(
+        "--seed", type=_whole_number, default=1, help="the same seed draws the same words"
+    )
     generate.add_argument("--temperature", type=float, default=1.0, help="below 1: likelier words")
 
     report = commands.add_parser("report", help="write report.html and its pictures")
@@ -94,6 +96,13 @@ def _parser() -> argparse.ArgumentParser:
     verify.set_defaults(command=_verify)
     verify.add_argument("path", type=Path, metavar="CORPUS_OR_RUN", help="folder to check")
     return parser
+
+
+def _whole_number(text: str) -> int:
+    number = int(text)
+    if not 0 <= number < 2**63:
+        raise argparse.ArgumentTypeError(f"{text}, expected a whole number from 0 on")
+    return number
 
 
 def _add_run(parser: argparse.ArgumentParser) -> None:

@@ -302,6 +302,8 @@ def test_prepare_says_what_is_wrong(
         (["evaluate", "{run}", "--corpus", "{other}"], ("was trained on", "--corpus")),
         (["generate", "{run}", "--temperature", "0"], ("temperature=0", "--temperature")),
         (["generate", "{run}", "--num-words", "many"], ("--num-words", "many")),
+        (["generate", "{run}", "--num-words", "-3"], ("--num-words", "-3", "from 0 on")),
+        (["generate", "{run}", "--seed", "-1"], ("--seed", "-1", "from 0 on")),
         (["evaluate"], ("RUN",)),
         (["zebra"], ("'zebra'", "prepare")),
         ([], ("COMMAND",)),
