@@ -8,7 +8,6 @@ processes can go on from it.
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -26,7 +25,7 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
 from data_shards import Vocabulary
-from data_shards.files import sha256_of
+from data_shards.files import sha256_of, sync_folder
 from launcher.processes import Processes
 from launcher.run_dir import RunDirectory, RunError, replace_file
 from launcher.safe_reader import SafeReader
@@ -207,7 +206,7 @@ def save_checkpoint(
         replace_file(temporary / META_FILE, json.dumps(asdict(meta), indent=1).encode())
         shutil.rmtree(final, ignore_errors=True)
         temporary.replace(final)
-        _sync_folder(run.checkpoints)
+        sync_folder(run.checkpoints)
         _drop_old(run, keep)
 
     processes.together(begin)
@@ -346,11 +345,3 @@ def _drop_old(run: RunDirectory, keep: int) -> None:
             # Without its marker it is no checkpoint, however far the removal gets.
             (checkpoint / META_FILE).unlink()
             shutil.rmtree(checkpoint)
-
-
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -4,6 +4,9 @@ import signal
 from types import FrameType
 from typing import Self
 
+STOPPED = 75
+"""Exit status of a run that stopped on request, with a checkpoint: start it again to go on."""
+
 
 class StopRequest:
     """Remembers that this process was asked to stop; a second SIGINT ends it at once.

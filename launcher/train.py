@@ -47,15 +47,15 @@ from launcher.setup import (
     resume,
 )
 from launcher.state import TrainingState
-from launcher.stop import StopRequest
+from launcher.stop import STOPPED, StopRequest
 from lightrnn import Losses
 from lightrnn.dropout import lane_keys
 
 log = logging.getLogger("lightrnn")
 
-DONE, FAILED, WRONG_INPUT, STOPPED, INTERRUPTED = 0, 1, 2, 75, 130
-"""Exit statuses: the target was reached; training failed; the input is wrong; stopped on request
-with a checkpoint; stopped at once by a second SIGINT."""
+DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
+"""Exit statuses, besides `STOPPED`: the target was reached; training failed; the input is wrong;
+ended at once by a second SIGINT."""
 
 
 class TrainingFailure(RuntimeError):

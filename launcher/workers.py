@@ -12,10 +12,9 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from launcher.settings import SettingsError
+from launcher.stop import STOPPED
 
 log = logging.getLogger("lightrnn")
-
-STOPPED = 75
 
 _OPTION = "--nproc-per-node"
 
