@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from launcher_runs import checkpoint_steps
+from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex
 from torch.distributed.checkpoint.state_dict_saver import save
 
 from launcher.checkpoint import (
@@ -300,6 +301,13 @@ def test_a_malicious_index_under_a_right_checksum_is_told(
 def test_an_index_of_more_than_tensors_is_refused(tmp_path: Path, processes: Processes) -> None:
     save({"tensor": torch.ones(2), "bytes": "text"}, checkpoint_id=str(tmp_path))
     with pytest.raises((ValueError, pickle.UnpicklingError)):
+        SafeReader(tmp_path).read_metadata()
+
+
+def test_an_entry_that_is_no_tensor_s_is_refused(tmp_path: Path) -> None:
+    index = Metadata(state_dict_metadata={"lanes": MetadataIndex("lanes")})  # type: ignore[dict-item]
+    (tmp_path / ".metadata").write_bytes(pickle.dumps(index))
+    with pytest.raises(ValueError, match="lanes is not a tensor"):
         SafeReader(tmp_path).read_metadata()
 
 

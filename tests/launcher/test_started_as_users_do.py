@@ -31,11 +31,12 @@ TIMEOUT_SECONDS = 240
 
 
 def environment() -> dict[str, str]:
-    """Return the environment without what a launcher has put there."""
+    """Return the environment without what a launcher has put there, and with this checkout."""
     launcher = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
     kept = {name: value for name, value in os.environ.items() if name not in launcher}
     # One thread, as the ranks have that these runs are compared with.
-    return {**kept, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    ours = {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    return {**kept, **ours}
 
 
 def call(command: list[str]) -> subprocess.CompletedProcess[str]:

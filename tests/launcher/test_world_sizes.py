@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from launcher_runs import (
     STOPPED,
     assert_same_tensors,
@@ -21,8 +22,10 @@ from launcher_runs import (
     send_signal_at_step,
 )
 
-from launcher.checkpoint import read_meta
-from lightrnn import WordTable
+from data_shards import Corpus, LaneBatches
+from launcher.checkpoint import load_model, read_meta
+from lightrnn import LightRNN, ModelShape, WordTable
+from lightrnn.dropout import lane_keys
 
 Options = Callable[..., list[str]]
 Runs = Mapping[int, Path]
@@ -93,6 +96,31 @@ def test_any_number_of_processes_trains_alike(uninterrupted: Runs, size: int) ->
     for name, tensor in ones.items():
         distance = float((tensor.double() - others[name].double()).abs().max())
         assert distance <= 2e-3 * max(1.0, float(tensor.abs().max())), name
+
+
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+@pytest.mark.parametrize("step", [45, EPOCH])
+def test_a_step_goes_on_from_its_checkpoint(uninterrupted: Runs, corpus: Path, step: int) -> None:
+    """Step 46 computed here: every lane reads on where it was. Step 61: all begin anew."""
+    checkpoint = checkpoint_of(uninterrupted[4], step)
+    tensors = read_tensors(checkpoint)
+    model = LightRNN(ModelShape(16, 16, 12, 16), num_words=250, dropout=0.2)
+    load_model(checkpoint, read_meta(checkpoint), model)
+    lane_states = torch.stack([tensors[f"lane_states.{n:06d}"] for n in range(10)], dim=2)
+    assert lane_states.abs().min() > 0
+    if step == EPOCH:
+        lane_states = model.initial_state(10)
+    batch = LaneBatches(Corpus.open(corpus).split("train"), 10, 10, range(10)).batch(step % EPOCH)
+    inputs, targets = torch.from_numpy(batch.inputs), torch.from_numpy(batch.targets)
+    keys = lane_keys(1, step, range(10), torch.device("cpu"))
+    with torch.no_grad():
+        losses = model(inputs, targets, lane_states, keys)
+    record = read_records(uninterrupted[4], "train")[step]
+    assert record["step"] == step + 1
+    assert record["tokens"] == int((targets >= 0).sum())
+    assert record["row_loss"] == pytest.approx(float(losses.row_nll) / record["tokens"], rel=1e-5)
+    column_loss = float(losses.column_nll) / record["tokens"]
+    assert record["column_loss"] == pytest.approx(column_loss, rel=1e-5)
 
 
 def test_the_runs_compared_learn_and_move_words(uninterrupted: Runs) -> None:
