@@ -1,7 +1,7 @@
 """The reallocation phase: statistics, exchange between ranks, solvers, certificate, commit."""
 
 from allocation.collectives import RemoteError, run_together
-from allocation.costs import CellCosts
+from allocation.costs import CellCosts, DenseCosts, FactoredCosts, with_stay_bonus
 from allocation.errors import AllocationError
 from allocation.exchange import exchange_dense
 from allocation.phase import ReallocationReport, reallocate
@@ -11,6 +11,8 @@ from allocation.statistics import WordStatistics, collect_statistics
 __all__ = [
     "AllocationError",
     "CellCosts",
+    "DenseCosts",
+    "FactoredCosts",
     "ReallocationReport",
     "RemoteError",
     "SolverName",
@@ -19,4 +21,5 @@ __all__ = [
     "exchange_dense",
     "reallocate",
     "run_together",
+    "with_stay_bonus",
 ]

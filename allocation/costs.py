@@ -1,13 +1,16 @@
 """What every word would cost in every cell, without a matrix over words and cells.
 
-Given the hidden states, the loss of a word is a sum over its row and its column, so two matrices
-hold the price of all `V x R x C` placements.
+Given the hidden states, the loss of a word is a sum over its row and its column, so the losses by
+row and by column hold the price of all `V x R x C` placements. At a million words even these are
+gigabytes; `FactoredCosts` works them out block by block from sums of hidden states.
 
-Legend: V words, R rows, C columns.
+Legend: V words, R rows, C columns, F features, N some of the words.
 """
 
 import math
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -15,59 +18,70 @@ import numpy.typing as npt
 from allocation.errors import AllocationError
 from lightrnn.table import WordTable, check_capacity
 
-LossArray = npt.NDArray[np.float64]
+LossArray: TypeAlias = npt.NDArray[np.float64]
+FloatArray: TypeAlias = npt.NDArray[np.floating]
+"""float32 or float64."""
+Words: TypeAlias = slice | npt.NDArray[np.int64]
+"""Which words: a slice over their ids, or the ids."""
+
+WORDS_PER_BLOCK = 4096
 
 
-@dataclass(frozen=True, eq=False)
-class CellCosts:
+class CellCosts(ABC):
     """The training loss of each word, were it in a given row and a given column.
 
-    Word `w` in cell `(i, j)` costs `row_loss_VR[w, i] + column_loss_VC[w, j]` (Li et al., 2016,
-    section 3.2), summed over its occurrences. A constant added to all of a word's losses changes
-    no decision, and negative losses are fine. float64 arrays are kept as they are, not copied.
+    Word `w` in cell `(i, j)` costs its loss in row `i` plus its loss in column `j` (Li et al.,
+    2016, section 3.2), summed over its occurrences. A constant added to all of a word's losses
+    changes no decision, and negative losses are fine.
 
-    Attributes:
-        row_loss_VR: loss by row in nats, float64 [V, R].
-        column_loss_VC: loss by column in nats, float64 [V, C].
+    Args:
+        counts: occurrences of each word, [V].
+        num_rows, num_columns: R and C.
 
     Raises:
-        AllocationError: the shapes do not agree, or a loss is not finite.
+        AllocationError: a count is negative or not finite.
         WordTableError: V words have no room in R x C cells.
     """
 
-    row_loss_VR: LossArray
-    column_loss_VC: LossArray
-
-    def __post_init__(self) -> None:
-        for name in ("row_loss_VR", "column_loss_VC"):
-            # A view: read-only for all who get it from here, untouched for the owner.
-            loss = np.asarray(getattr(self, name), dtype=np.float64).view()
-            loss.setflags(write=False)
-            object.__setattr__(self, name, loss)
-        shapes = self.row_loss_VR.shape, self.column_loss_VC.shape
-        if [len(shape) for shape in shapes] != [2, 2] or shapes[0][0] != shapes[1][0]:
+    def __init__(self, counts: npt.ArrayLike, num_rows: int, num_columns: int) -> None:
+        self.counts_V = np.asarray(counts, dtype=np.float64)
+        self.num_rows, self.num_columns = num_rows, num_columns
+        check_capacity(self.num_words, num_rows, num_columns)
+        wrong = np.flatnonzero(~np.isfinite(self.counts_V) | (self.counts_V < 0))
+        if len(wrong):
             raise AllocationError(
-                f"row_loss_VR has shape {shapes[0]} and column_loss_VC {shapes[1]}, "
-                "expected [words, rows] and [words, columns] with equally many words"
+                f"word {wrong[0]} has the count {self.counts_V[wrong[0]]}, expected 0 or more"
             )
-        check_capacity(self.num_words, self.num_rows, self.num_columns)
-        _check_finite("row", self.row_loss_VR)
-        _check_finite("column", self.column_loss_VC)
 
     @property
     def num_words(self) -> int:
         """V."""
-        return len(self.row_loss_VR)
+        return len(self.counts_V)
 
     @property
-    def num_rows(self) -> int:
-        """R."""
-        return int(self.row_loss_VR.shape[1])
+    def num_cells(self) -> int:
+        """R * C."""
+        return self.num_rows * self.num_columns
 
-    @property
-    def num_columns(self) -> int:
-        """C."""
-        return int(self.column_loss_VC.shape[1])
+    @abstractmethod
+    def losses(
+        self, words: Words, dtype: type[np.floating] = np.float64
+    ) -> tuple[FloatArray, FloatArray]:
+        """Return the losses of some words by row [N, R] and by column [N, C], nats.
+
+        Args:
+            words: whose.
+            dtype: float64, or float32 where speed matters more than the last digits; then each
+                word's least loss by row and by column may be taken off.
+        """
+
+    def blocks(
+        self, words_per_block: int = WORDS_PER_BLOCK
+    ) -> Iterator[tuple[slice, FloatArray, FloatArray]]:
+        """Yield all words block by block, with their losses in float64."""
+        for start in range(0, self.num_words, words_per_block):
+            words = slice(start, min(start + words_per_block, self.num_words))
+            yield words, *self.losses(words)
 
     def objective(self, table: WordTable) -> float:
         """Return the loss of the whole table in nats, rounded once (the order of words is free).
@@ -76,62 +90,12 @@ class CellCosts:
             AllocationError: the table has another shape or number of words.
         """
         self.check_table(table)
-        words = np.arange(self.num_words)
-        row_losses = self.row_loss_VR[words, table.row_of_word].tolist()
-        column_losses = self.column_loss_VC[words, table.column_of_word].tolist()
-        return math.fsum(row_losses + column_losses)
-
-    def objective_by_word(self, table: WordTable) -> LossArray:
-        """Return the loss of each word in its cell in nats, float64 [V].
-
-        Raises:
-            AllocationError: the table has another shape or number of words.
-        """
-        self.check_table(table)
-        words = np.arange(self.num_words)
-        row_losses = self.row_loss_VR[words, table.row_of_word]
-        return row_losses + self.column_loss_VC[words, table.column_of_word]
-
-    def with_stay_bonus(
-        self, table: WordTable, bonus_nats: float, counts: npt.ArrayLike
-    ) -> "CellCosts":
-        """Make every move away from a table cost something.
-
-        A word that moves also changes the inputs of all later steps, which these losses do not
-        see; the bonus keeps words where they are unless the gain is worth it.
-
-        Args:
-            table: where the words are now; its own objective does not change.
-            bonus_nats: what leaving the row costs a token, and leaving the column once more.
-            counts: number of occurrences of each word, [V].
-
-        Returns:
-            New costs; both matrices are copied.
-
-        Raises:
-            AllocationError: the bonus or a count is negative or not finite, or a shape is wrong.
-        """
-        self.check_table(table)
-        if not (math.isfinite(bonus_nats) and bonus_nats >= 0):
-            raise AllocationError(f"the stay bonus is {bonus_nats} nats, expected 0 or more")
-        counts_V = np.asarray(counts, dtype=np.float64)
-        if counts_V.shape != (self.num_words,):
-            raise AllocationError(
-                f"counts has shape {counts_V.shape}, expected one for each of "
-                f"{self.num_words} words"
-            )
-        wrong = np.flatnonzero(~np.isfinite(counts_V) | (counts_V < 0))
-        if len(wrong):
-            raise AllocationError(
-                f"word {wrong[0]} has the count {counts_V[wrong[0]]}, expected 0 or more"
-            )
-        words = np.arange(self.num_words)
-        penalties_V1 = (bonus_nats * counts_V)[:, None]
-        row_loss = self.row_loss_VR + penalties_V1
-        row_loss[words, table.row_of_word] = self.row_loss_VR[words, table.row_of_word]
-        column_loss = self.column_loss_VC + penalties_V1
-        column_loss[words, table.column_of_word] = self.column_loss_VC[words, table.column_of_word]
-        return CellCosts(row_loss, column_loss)
+        parts: list[float] = []
+        for words, row_loss_NR, column_loss_NC in self.blocks():
+            every = np.arange(len(row_loss_NR))
+            parts += row_loss_NR[every, table.row_of_word[words]].tolist()
+            parts += column_loss_NC[every, table.column_of_word[words]].tolist()
+        return math.fsum(parts)
 
     def check_table(self, table: WordTable) -> None:
         """Raise `AllocationError` where a table is not one of these words, rows and columns."""
@@ -144,7 +108,196 @@ class CellCosts:
             )
 
 
-def _check_finite(side: str, loss: LossArray) -> None:
+class DenseCosts(CellCosts):
+    """Losses held as two matrices, for small tables.
+
+    Args:
+        row_loss_VR: loss by row in nats, [V, R]; float32 and float64 are kept, not copied.
+        column_loss_VC: loss by column in nats, [V, C].
+        counts: occurrences of each word, [V]; without it one each.
+
+    Raises:
+        AllocationError: the shapes do not agree, or a loss is not finite.
+        WordTableError: V words have no room in R x C cells.
+    """
+
+    def __init__(
+        self,
+        row_loss_VR: npt.ArrayLike,
+        column_loss_VC: npt.ArrayLike,
+        counts: npt.ArrayLike | None = None,
+    ) -> None:
+        self.row_loss_VR, self.column_loss_VC = map(_as_losses, (row_loss_VR, column_loss_VC))
+        shapes = self.row_loss_VR.shape, self.column_loss_VC.shape
+        if [len(shape) for shape in shapes] != [2, 2] or shapes[0][0] != shapes[1][0]:
+            raise AllocationError(
+                f"row_loss_VR has shape {shapes[0]} and column_loss_VC {shapes[1]}, "
+                "expected [words, rows] and [words, columns] with equally many words"
+            )
+        if counts is None:
+            counts = np.ones(shapes[0][0])
+        if np.shape(counts) != shapes[0][:1]:
+            raise AllocationError(
+                f"counts has shape {np.shape(counts)}, expected one for each of {shapes[0][0]} "
+                "words"
+            )
+        super().__init__(counts, shapes[0][1], shapes[1][1])
+        _check_finite("row", self.row_loss_VR)
+        _check_finite("column", self.column_loss_VC)
+
+    def losses(
+        self, words: Words, dtype: type[np.floating] = np.float64
+    ) -> tuple[FloatArray, FloatArray]:
+        row_loss, column_loss = self.row_loss_VR[words], self.column_loss_VC[words]
+        if dtype is np.float32:
+            row_loss = row_loss - row_loss.min(axis=1, keepdims=True)
+            column_loss = column_loss - column_loss.min(axis=1, keepdims=True)
+        return row_loss.astype(dtype, copy=False), column_loss.astype(dtype, copy=False)
+
+
+class FactoredCosts(CellCosts):
+    """Losses worked out from features of words and vectors of rows and columns.
+
+    The loss of word `w` in row `i` is `constant[w] - <features[w], vectors[i]> - n[w] * bias[i]`,
+    and likewise by column: with sums of hidden states as features, output vectors, and the sums of
+    log-normalisers as constants it is the training loss.
+
+    Args:
+        features: of each word for rows and for columns, each float32 or float64 [V, F]; may be
+            memory-mapped. The two widths may differ.
+        vectors: of rows [R, F] and of columns [C, F].
+        biases: of rows [R] and of columns [C].
+        constants: added to all losses of a word by row and by column, each [V].
+        counts: occurrences of each word, [V].
+
+    Raises:
+        AllocationError: shapes do not agree, or a number is not finite.
+        WordTableError: V words have no room in R x C cells.
+    """
+
+    def __init__(
+        self,
+        features: tuple[FloatArray, FloatArray],
+        vectors: tuple[FloatArray, FloatArray],
+        biases: tuple[FloatArray, FloatArray],
+        constants: tuple[LossArray, LossArray],
+        counts: npt.ArrayLike,
+    ) -> None:
+        super().__init__(counts, len(vectors[0]), len(vectors[1]))
+        self.features, self.vectors = features, vectors
+        self.biases, self.constants = biases, constants
+        for side, name in enumerate(("row", "column")):
+            width = vectors[side].shape[1]
+            found = features[side].shape, biases[side].shape, constants[side].shape
+            expected = (self.num_words, width), (len(vectors[side]),), (self.num_words,)
+            if found != expected:
+                raise AllocationError(
+                    f"features, biases and constants by {name} have the shapes {found}, "
+                    f"expected {expected}"
+                )
+            _check_finite_features(name, features[side], constants[side])
+            if not (np.isfinite(vectors[side]).all() and np.isfinite(biases[side]).all()):
+                raise AllocationError(
+                    f"the output vectors of {name}s are not finite, expected finite numbers; "
+                    "check the training loss"
+                )
+
+    def losses(
+        self, words: Words, dtype: type[np.floating] = np.float64
+    ) -> tuple[FloatArray, FloatArray]:
+        counts = self.counts_V[words, None].astype(dtype)
+        by_row, by_column = (self._side_losses(side, words, counts, dtype) for side in range(2))
+        return by_row, by_column
+
+    def _side_losses(
+        self, side: int, words: Words, counts: FloatArray, dtype: type[np.floating]
+    ) -> FloatArray:
+        features = np.asarray(self.features[side][words], dtype=dtype)
+        loss = features @ -self.vectors[side].T.astype(dtype)
+        loss -= counts * self.biases[side].astype(dtype)
+        if dtype is np.float32:
+            loss -= loss.min(axis=1, keepdims=True)
+        else:
+            loss += self.constants[side][words, None]
+        return np.asarray(loss)
+
+
+class PenalizedCosts(CellCosts):
+    """Other costs, plus what it costs a word to leave its row and its column.
+
+    Args:
+        costs: what the words cost without it.
+        table: where the words are.
+        row_penalty_RR: nats a token for going from a row to a row, [R, R].
+        column_penalty_CC: nats a token for going from a column to a column, [C, C].
+
+    Raises:
+        AllocationError: the table is of another shape, or a penalty is negative or not finite.
+    """
+
+    def __init__(
+        self,
+        costs: CellCosts,
+        table: WordTable,
+        row_penalty_RR: FloatArray,
+        column_penalty_CC: FloatArray,
+    ) -> None:
+        super().__init__(costs.counts_V, costs.num_rows, costs.num_columns)
+        costs.check_table(table)
+        self.costs, self.table = costs, table
+        self.penalties = row_penalty_RR, column_penalty_CC
+        for penalty, size in zip(self.penalties, (self.num_rows, self.num_columns), strict=True):
+            if penalty.shape != (size, size) or not (np.isfinite(penalty) & (penalty >= 0)).all():
+                raise AllocationError(
+                    f"penalties have shape {penalty.shape} and the least {penalty.min()}, expected "
+                    f"{(size, size)} finite numbers, 0 or more"
+                )
+
+    def losses(
+        self, words: Words, dtype: type[np.floating] = np.float64
+    ) -> tuple[FloatArray, FloatArray]:
+        by_row, by_column = self.costs.losses(words, dtype)
+        counts = self.counts_V[words, None].astype(dtype)
+        places = self.table.row_of_word[words], self.table.column_of_word[words]
+        row_penalty, column_penalty = (
+            counts * penalty[place].astype(dtype)
+            for penalty, place in zip(self.penalties, places, strict=True)
+        )
+        return by_row + row_penalty, by_column + column_penalty
+
+
+def with_stay_bonus(costs: CellCosts, table: WordTable, bonus_nats: float) -> CellCosts:
+    """Make every move away from a table cost something.
+
+    Args:
+        costs: what the words cost without it.
+        table: where the words are now; its own objective does not change.
+        bonus_nats: what leaving the row costs a token, and leaving the column once more.
+
+    Raises:
+        AllocationError: the bonus is negative or not finite, or a shape is wrong.
+    """
+    if not (math.isfinite(bonus_nats) and bonus_nats >= 0):
+        raise AllocationError(f"the stay bonus is {bonus_nats} nats, expected 0 or more")
+    if bonus_nats == 0:
+        return costs
+    row_penalty, column_penalty = (
+        bonus_nats * (1.0 - np.eye(size)) for size in (costs.num_rows, costs.num_columns)
+    )
+    return PenalizedCosts(costs, table, row_penalty, column_penalty)
+
+
+def _as_losses(losses: npt.ArrayLike) -> FloatArray:
+    array = np.asarray(losses)
+    if array.dtype not in (np.float32, np.float64):
+        array = array.astype(np.float64)
+    # A view: read-only for all who get it from here, untouched for the owner.
+    array = array.view()
+    array.setflags(write=False)
+    return array
+
+
+def _check_finite(side: str, loss: FloatArray) -> None:
     if not loss.size:
         return
     # Extremes a word, not a mask over the matrix: a NaN goes through both of them.
@@ -157,3 +310,15 @@ def _check_finite(side: str, loss: LossArray) -> None:
             f"({len(wrong)} words have such losses), expected finite losses; "
             "check the model's parameters and the training loss"
         )
+
+
+def _check_finite_features(side: str, features: FloatArray, constants: LossArray) -> None:
+    for start in range(0, len(features), WORDS_PER_BLOCK):
+        block = slice(start, start + WORDS_PER_BLOCK)
+        finite = np.isfinite(features[block]).all(axis=1) & np.isfinite(constants[block])
+        if not finite.all():
+            word = start + int(np.flatnonzero(~finite)[0])
+            raise AllocationError(
+                f"word {word} has a loss by {side} that is not finite, expected finite losses; "
+                "check the model's parameters and the training loss"
+            )

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from allocation.collectives import broadcast_table, broadcast_text, run_together
-from allocation.costs import CellCosts
+from allocation.costs import DenseCosts, with_stay_bonus
 from allocation.exchange import Exchanged, exchange_dense
 from allocation.solvers import Solution, SolverName, choose_solver
 from allocation.statistics import collect_statistics
@@ -139,10 +139,8 @@ def _solve_on_root(
     """Return rank 0's solution and its predicted loss in nats; None on the other ranks."""
     if exchanged.losses is None:
         return None
-    costs = CellCosts(*exchanged.losses)
-    solver_costs = costs
-    if stay_bonus:
-        solver_costs = costs.with_stay_bonus(table, stay_bonus, exchanged.counts)
+    costs = DenseCosts(*exchanged.losses, exchanged.counts)
+    solver_costs = with_stay_bonus(costs, table, stay_bonus)
     solve = choose_solver(solver, table.num_words, table.num_rows * table.num_columns)
     solution = solve(solver_costs, table, on_progress)
     return solution, costs.objective(solution.table)

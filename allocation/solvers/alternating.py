@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
 
-from allocation.costs import CellCosts, LossArray
+from allocation.costs import CellCosts, FloatArray, LossArray
 from allocation.solvers.bounds import transport_lower_bound
 from allocation.solvers.protocol import Solution
 from lightrnn.table import WordTable
@@ -111,10 +111,10 @@ class _Parts:
     def assign_lines(self) -> None:
         """Assign each row's words to its columns, then each column's words to its rows."""
         for words in _groups(self.row_of_word, self.costs.num_rows):
-            loss = _without_constants(self.costs.column_loss_VC[words])
+            loss = _without_constants(self.costs.losses(words)[1])
             _reassign(loss, self.column_of_word, words)
         for words in _groups(self.column_of_word, self.costs.num_columns):
-            loss = _without_constants(self.costs.row_loss_VR[words])
+            loss = _without_constants(self.costs.losses(words)[0])
             _reassign(loss, self.row_of_word, words)
 
     def assign_bands(self, over_rows: bool, random: np.random.Generator) -> None:
@@ -140,8 +140,9 @@ class _Parts:
         self, words: npt.NDArray[np.intp], rows: npt.NDArray[np.intp], columns: npt.NDArray[np.intp]
     ) -> None:
         """Assign the words of a block of rows by columns to its cells, all others staying."""
-        row_loss = _without_constants(self.costs.row_loss_VR[words[:, None], rows])
-        column_loss = _without_constants(self.costs.column_loss_VC[words[:, None], columns])
+        row_loss, column_loss = self.costs.losses(words)
+        row_loss = _without_constants(row_loss[:, rows])
+        column_loss = _without_constants(column_loss[:, columns])
         loss = (row_loss[:, :, None] + column_loss[:, None, :]).reshape(len(words), -1)
         # Both lists are ascending, so a word's cell in the block is found by bisection.
         cell_of_word = np.zeros(self.costs.num_words, dtype=np.int32)
@@ -167,9 +168,9 @@ def _reassign(loss: LossArray, place_of_word: IntArray, words: npt.NDArray[np.in
         place_of_word[words] = places
 
 
-def _without_constants(loss: LossArray) -> LossArray:
+def _without_constants(loss: FloatArray) -> LossArray:
     """Return the losses above each word's least, which keeps the digits that decide."""
-    return np.asarray(loss - loss.min(axis=1, keepdims=True))
+    return np.asarray(loss - loss.min(axis=1, keepdims=True), dtype=np.float64)
 
 
 def _groups(group_of_word: IntArray, num_groups: int) -> Iterator[npt.NDArray[np.intp]]:

@@ -41,9 +41,10 @@ def transport_lower_bound(costs: CellCosts) -> float:
         A number not above the objective of any table.
     """
     terms: list[float] = []
+    by_row, by_column = costs.losses(slice(None))
     for loss_VL, capacity in (
-        (costs.row_loss_VR, costs.num_columns),
-        (costs.column_loss_VC, costs.num_rows),
+        (by_row.astype(np.float64), costs.num_columns),
+        (by_column.astype(np.float64), costs.num_rows),
     ):
         if not len(loss_VL):
             continue

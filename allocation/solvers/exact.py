@@ -31,7 +31,7 @@ def solve_exact(costs: CellCosts, start: WordTable, on_progress: Callable[[str],
             or the start does not fit the costs.
     """
     began = time.perf_counter()
-    num_cells = costs.num_rows * costs.num_columns
+    num_cells = costs.num_cells
     if costs.num_words * num_cells > MAX_WORDS_TIMES_CELLS:
         raise AllocationError(
             f"the exact solver would need {8 * costs.num_words * num_cells / 2**30:.1f} GiB for "
@@ -41,8 +41,9 @@ def solve_exact(costs: CellCosts, start: WordTable, on_progress: Callable[[str],
     start_objective = costs.objective(start)
     on_progress(f"exact: {costs.num_words} words to {num_cells} cells")
     # What a word pays anywhere would cost the digits that decide.
-    row_loss = costs.row_loss_VR - costs.row_loss_VR.min(axis=1, keepdims=True)
-    column_loss = costs.column_loss_VC - costs.column_loss_VC.min(axis=1, keepdims=True)
+    row_loss, column_loss = (
+        loss - loss.min(axis=1, keepdims=True) for loss in costs.losses(slice(None))
+    )
     loss = (row_loss[:, :, None] + column_loss[:, None, :]).reshape(costs.num_words, num_cells)
     _, cell_of_word = linear_sum_assignment(loss)
     table = WordTable.from_cells(np.asarray(cell_of_word), costs.num_rows, costs.num_columns)

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from hypothesis import strategies as st
 
-from allocation.costs import CellCosts
+from allocation.costs import CellCosts, DenseCosts
 
 
 @st.composite
@@ -29,7 +29,7 @@ def small_costs(draw: st.DrawFn) -> CellCosts:
         np.float64, (num_words, 1), elements=st.sampled_from([0.0, 1e-6, 1.0, 1.0, 7.0, 1e6])
     )
     scale = draw(scales)
-    return CellCosts(
+    return DenseCosts(
         scale * draw(hnp.arrays(np.float64, (num_words, num_rows), elements=losses)),
         scale * draw(hnp.arrays(np.float64, (num_words, num_columns), elements=losses)),
     )
@@ -48,7 +48,7 @@ def clustered_costs(num_words: int, num_rows: int, num_columns: int, seed: int =
         log_total = np.log(np.exp(logits).sum(axis=1, keepdims=True))
         return np.asarray(counts * (log_total - logits))
 
-    return CellCosts(side(num_rows), side(num_columns))
+    return DenseCosts(side(num_rows), side(num_columns))
 
 
 def brute_force_objective(costs: CellCosts) -> float:

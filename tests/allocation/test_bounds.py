@@ -6,7 +6,7 @@ from allocation_instances import clustered_costs, small_costs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from allocation.costs import CellCosts
+from allocation.costs import CellCosts, DenseCosts
 from allocation.solvers import solve_exact, transport_lower_bound
 from lightrnn.table import WordTable
 
@@ -35,7 +35,7 @@ def test_the_bound_holds_at_any_scale(
 ) -> None:
     random = np.random.default_rng(seed)
     counts = random.zipf(1.3, size=(num_words, 1)).clip(max=10**6) - 1
-    costs = CellCosts(
+    costs = DenseCosts(
         scale * counts * random.normal(size=(num_words, 9)) + offset,
         scale * counts * random.normal(size=(num_words, 10)) - offset,
     )
@@ -49,7 +49,7 @@ def test_the_bound_is_the_optimum_where_every_word_has_a_cell_of_its_own() -> No
     column_loss = random.uniform(1.0, 2.0, size=(60, 8))
     row_loss[np.arange(60), liked.row_of_word] = 0.25
     column_loss[np.arange(60), liked.column_of_word] = 0.5
-    costs = CellCosts(row_loss, column_loss)
+    costs = DenseCosts(row_loss, column_loss)
     assert transport_lower_bound(costs) == costs.objective(liked) == 60 * 0.75
 
 
@@ -61,9 +61,9 @@ def test_the_bound_is_near_the_optimum_where_only_one_side_is_a_bottleneck(
     clustered = clustered_costs(num_words, 18, 18)
     nothing = np.zeros((num_words, 18))
     costs = (
-        CellCosts(clustered.row_loss_VR, nothing)
+        DenseCosts(clustered.row_loss_VR, nothing)
         if side == "row"
-        else CellCosts(nothing, clustered.column_loss_VC)
+        else DenseCosts(nothing, clustered.column_loss_VC)
     )
     best = optimum(costs)
     without_prices = float(clustered.row_loss_VR.min(axis=1).sum())
@@ -78,7 +78,7 @@ def test_the_bound_is_near_the_optimum_where_only_one_side_is_a_bottleneck(
 def test_a_constant_a_word_moves_the_bound_by_itself() -> None:
     costs = clustered_costs(200, 15, 15)
     constants = np.random.default_rng(0).normal(size=(200, 1))
-    moved = CellCosts(costs.row_loss_VR + constants, costs.column_loss_VC)
+    moved = DenseCosts(costs.row_loss_VR + constants, costs.column_loss_VC)
     expected = transport_lower_bound(costs) + constants.sum()
     assert transport_lower_bound(moved) == pytest.approx(expected, rel=1e-6)
 

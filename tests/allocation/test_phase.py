@@ -20,10 +20,12 @@ import allocation.phase
 from allocation import (
     AllocationError,
     CellCosts,
+    DenseCosts,
     ReallocationReport,
     SolverName,
     collect_statistics,
     reallocate,
+    with_stay_bonus,
 )
 from allocation.solvers import solve_exact
 from lightrnn import LightRNN, WordTable, sum_losses
@@ -81,8 +83,9 @@ def without_rank(report: ReallocationReport) -> ReallocationReport:
 
 @functools.cache
 def costs() -> CellCosts:
-    losses = collect_statistics(MODEL, BATCHES).losses(0, NUM_WORDS).numpy()
-    return CellCosts(losses[:, :NUM_ROWS], losses[:, NUM_ROWS:])
+    statistics = collect_statistics(MODEL, BATCHES)
+    losses = statistics.losses(0, NUM_WORDS).numpy()
+    return DenseCosts(losses[:, :NUM_ROWS], losses[:, NUM_ROWS:], statistics.counts)
 
 
 every_solver = pytest.mark.parametrize("solver", get_args(SolverName))
@@ -148,7 +151,7 @@ def test_the_promise_is_kept_between_its_bounds(solver: SolverName, stay_bonus: 
     gap = report.solver_objective - report.lower_bound
     assert report.gap_percent == pytest.approx(100 * gap / report.solver_objective, abs=1e-9)
     # The exact solver knows the optimum, which the bound may reach and never pass.
-    best = costs().with_stay_bonus(TABLE, stay_bonus, collect_statistics(MODEL, BATCHES).counts)
+    best = with_stay_bonus(costs(), TABLE, stay_bonus)
     optimum = solve_exact(best, TABLE, lambda _: None).objective / report.tokens
     assert report.lower_bound <= optimum * (1 + 1e-6)
     assert report.solver_objective >= optimum * (1 - 1e-6)
