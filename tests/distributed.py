@@ -2,7 +2,8 @@
 
 Forking a parent that has imported torch starts a group in tenths of a second, where a fresh
 interpreter takes seconds. It is safe as long as the parent has run no OpenMP region with several
-threads, whence the one thread set here, before any test runs.
+threads, whence the one thread set here, before any test runs, and numba's own threads in place of
+OpenMP's, which end a process that was forked.
 """
 
 import contextlib
@@ -21,11 +22,13 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import numba
 import torch
 import torch._dynamo  # Imported by the first DDP of a process: once here, not in every rank.
 import torch.distributed as dist
 
 torch.set_num_threads(1)
+numba.config.THREADING_LAYER = "workqueue"
 
 GRACE_SECONDS = 5.0
 """How long the other ranks may go on after one has failed."""
