@@ -1,24 +1,33 @@
 """The reallocation phase: statistics, exchange between ranks, solvers, certificate, commit."""
 
 from allocation.collectives import RemoteError, run_together
+from allocation.communicators import Communicator, MPICommunicator, TorchCommunicator
 from allocation.costs import CellCosts, DenseCosts, FactoredCosts, with_stay_bonus
 from allocation.errors import AllocationError
-from allocation.exchange import exchange_dense
+from allocation.exchange import ExchangeMode, bytes_exchanged, exchange
 from allocation.phase import ReallocationReport, reallocate
 from allocation.solvers import SolverName
-from allocation.statistics import WordStatistics, collect_statistics
+from allocation.statistics import StatisticsKind, WordStatistics, collect_statistics
+from allocation.storage import Storage
 
 __all__ = [
     "AllocationError",
     "CellCosts",
+    "Communicator",
     "DenseCosts",
+    "ExchangeMode",
     "FactoredCosts",
+    "MPICommunicator",
     "ReallocationReport",
     "RemoteError",
     "SolverName",
+    "StatisticsKind",
+    "Storage",
+    "TorchCommunicator",
     "WordStatistics",
+    "bytes_exchanged",
     "collect_statistics",
-    "exchange_dense",
+    "exchange",
     "reallocate",
     "run_together",
     "with_stay_bonus",

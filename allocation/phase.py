@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from allocation.collectives import broadcast_table, broadcast_text, run_together
-from allocation.costs import DenseCosts, with_stay_bonus
-from allocation.exchange import Exchanged, exchange_dense
+from allocation.communicators import Communicator, TorchCommunicator
+from allocation.costs import with_stay_bonus
+from allocation.exchange import Exchanged, exchange
 from allocation.solvers import Solution, SolverName, choose_solver
 from allocation.statistics import collect_statistics
 from lightrnn.model import LightRNN
@@ -95,23 +95,29 @@ def reallocate(
     """
     clock = [time.perf_counter()]
     on_progress("adding up hidden states over the training text")
-    statistics = run_together(lambda: collect_statistics(model, batches), group)
+    communicator = TorchCommunicator(group)
+    statistics = run_together(lambda: collect_statistics(model, batches), communicator)
     clock.append(time.perf_counter())
-    exchanged = exchange_dense(statistics, table, group)
+    exchanged = exchange(statistics, communicator)
     clock.append(time.perf_counter())
     solved = run_together(
-        lambda: _solve_on_root(exchanged, table, solver, stay_bonus, on_progress), group
+        lambda: (
+            _solve_on_root(exchanged, table, solver, stay_bonus, on_progress)
+            if communicator.rank == 0
+            else None
+        ),
+        communicator,
     )
     clock.append(time.perf_counter())
-    new_table = broadcast_table(solved[0].table if solved else None, table, group)
-    proof = _broadcast_proof(solved, group)
-    solver_name = broadcast_text(solved[0].solver if solved else "", 0, group)
+    new_table = broadcast_table(solved[0].table if solved else None, table, communicator)
+    proof = _broadcast_proof(solved, communicator)
+    solver_name = broadcast_text(solved[0].solver if solved else "", 0, communicator)
     clock.append(time.perf_counter())
 
     moved = (new_table.row_of_word != table.row_of_word) | (
         new_table.column_of_word != table.column_of_word
     )
-    tokens = float(exchanged.counts.sum())
+    tokens = float(exchanged.counts_V.sum())
     loss_predicted, objective, lower_bound, gap_percent = proof
     return new_table, ReallocationReport(
         solver=solver_name,
@@ -123,7 +129,7 @@ def reallocate(
         gap_percent=gap_percent,
         words_moved=int(moved.sum()),
         words_moved_fraction=float(moved.mean()),
-        tokens_moved_fraction=float(exchanged.counts[moved].sum() / tokens),
+        tokens_moved_fraction=float(exchanged.counts_V[moved].sum() / tokens),
         seconds=Seconds(*np.diff(clock).tolist()),
         bytes_exchanged=exchanged.bytes_sent,
     )
@@ -135,11 +141,9 @@ def _solve_on_root(
     solver: SolverName,
     stay_bonus: float,
     on_progress: Callable[[str], None],
-) -> tuple[Solution, float] | None:
-    """Return rank 0's solution and its predicted loss in nats; None on the other ranks."""
-    if exchanged.losses is None:
-        return None
-    costs = DenseCosts(*exchanged.losses, exchanged.counts)
+) -> tuple[Solution, float]:
+    """Return rank 0's solution and its predicted loss in nats."""
+    costs = exchanged.costs
     solver_costs = with_stay_bonus(costs, table, stay_bonus)
     solve = choose_solver(solver, table.num_words, table.num_rows * table.num_columns)
     solution = solve(solver_costs, table, on_progress)
@@ -147,14 +151,12 @@ def _solve_on_root(
 
 
 def _broadcast_proof(
-    solved: tuple[Solution, float] | None, group: dist.ProcessGroup
+    solved: tuple[Solution, float] | None, communicator: Communicator
 ) -> list[float]:
     """Return predicted loss, objective, lower bound (nats) and gap (percent) on every rank."""
-    proof = torch.zeros(4, dtype=torch.float64)
+    proof = np.zeros(4)
     if solved is not None:
         solution, predicted = solved
-        objective, lower_bound = solution.objective, solution.lower_bound
-        parts = [predicted, objective, lower_bound, solution.gap_percent]
-        proof = torch.tensor(parts, dtype=torch.float64)
-    dist.broadcast(proof, group=group, group_src=0)
+        proof[:] = predicted, solution.objective, solution.lower_bound, solution.gap_percent
+    communicator.broadcast(proof)
     return [float(value) for value in proof]

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch._C._distributed_c10d import HashStore
 
-from allocation import run_together
+from allocation import TorchCommunicator, run_together
 from data_shards import CorpusError
 from launcher.settings import SettingsError
 from lightrnn.errors import LightRNNError
@@ -52,7 +52,7 @@ class Processes:
 
     def together(self, action: Callable[[], Result]) -> Result:
         """Run `action` everywhere; where it fails on one rank, all raise the same error."""
-        return run_together(action, self.group, USER_ERRORS)
+        return run_together(action, TorchCommunicator(self.group), USER_ERRORS)
 
     def sum(self, values: Tensor) -> Tensor:
         """Return the sum of a small tensor over all processes."""

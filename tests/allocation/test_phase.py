@@ -84,8 +84,8 @@ def without_rank(report: ReallocationReport) -> ReallocationReport:
 @functools.cache
 def costs() -> CellCosts:
     statistics = collect_statistics(MODEL, BATCHES)
-    losses = statistics.losses(0, NUM_WORDS).numpy()
-    return DenseCosts(losses[:, :NUM_ROWS], losses[:, NUM_ROWS:], statistics.counts)
+    losses = statistics.block(slice(0, NUM_WORDS))
+    return DenseCosts(losses[:, :NUM_ROWS], losses[:, NUM_ROWS:], statistics.counts_V)
 
 
 every_solver = pytest.mark.parametrize("solver", get_args(SolverName))
@@ -131,13 +131,14 @@ def test_the_report_tells_the_truth(solver: SolverName) -> None:
         if (table.row_of_word[word], table.column_of_word[word])
         != (TABLE.row_of_word[word], TABLE.column_of_word[word])
     ]
-    counts = collect_statistics(MODEL, BATCHES).counts
+    counts = collect_statistics(MODEL, BATCHES).counts_V
     assert float(counts.min()) > 0
     assert report.words_moved == len(moved) > NUM_WORDS // 2
     assert report.words_moved_fraction == pytest.approx(len(moved) / NUM_WORDS)
     assert report.tokens_moved_fraction == pytest.approx(float(counts[moved].sum()) / tokens)
     word_bytes = 8 * (NUM_ROWS + NUM_COLUMNS)
-    assert report.bytes_exchanged == NUM_WORDS * (word_bytes + 8) + 16
+    # Losses and counts of all words; the loss and its moments, 2 + 9; errors agreed on, twice.
+    assert report.bytes_exchanged == NUM_WORDS * (word_bytes + 8) + 8 * (2 + 9 + 2)
 
 
 @every_solver
