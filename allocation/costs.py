@@ -15,16 +15,25 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from allocation.candidates import (
+    NO_CELL,
+    BestLines,
+    best_cells,
+    best_lines,
+    line_prices_of,
+)
+from allocation.candidates import FloatArray as FloatArray
+from allocation.candidates import LossArray as LossArray
 from allocation.errors import AllocationError
 from lightrnn.table import WordTable, check_capacity
 
-LossArray: TypeAlias = npt.NDArray[np.float64]
-FloatArray: TypeAlias = npt.NDArray[np.floating]
-"""float32 or float64."""
 Words: TypeAlias = slice | npt.NDArray[np.int64]
 """Which words: a slice over their ids, or the ids."""
 
 WORDS_PER_BLOCK = 4096
+
+LINES_OF_FIRST_SEARCH = 64
+"""Rows and columns a word among which its best cell is looked for, before more are."""
 
 
 class CellCosts(ABC):
@@ -32,7 +41,8 @@ class CellCosts(ABC):
 
     Word `w` in cell `(i, j)` costs its loss in row `i` plus its loss in column `j` (Li et al.,
     2016, section 3.2), summed over its occurrences. A constant added to all of a word's losses
-    changes no decision, and negative losses are fine.
+    changes no decision, and negative losses are fine. A word that never occurred costs the same in
+    every cell.
 
     Args:
         counts: occurrences of each word, [V].
@@ -83,19 +93,66 @@ class CellCosts(ABC):
             words = slice(start, min(start + words_per_block, self.num_words))
             yield words, *self.losses(words)
 
-    def objective(self, table: WordTable) -> float:
-        """Return the loss of the whole table in nats, rounded once (the order of words is free).
+    def candidates(
+        self, words: Words, num_lines: int, line_prices: tuple[LossArray, LossArray]
+    ) -> tuple[BestLines, BestLines]:
+        """Return the best rows and the best columns of some words, in float32.
+
+        Args:
+            words: whose.
+            num_lines: rows and columns a word.
+            line_prices: of rows [R] and of columns [C], added to the losses to find the best.
+        """
+        by_row, by_column = self.losses(words, np.float32)
+        return (
+            best_lines(by_row, num_lines, line_prices[0]),
+            best_lines(by_column, num_lines, line_prices[1]),
+        )
+
+    def least_costs(self, prices_RC: LossArray) -> LossArray:
+        """Return what each word's best cell costs by loss + price, float64 [V].
+
+        The search is exact: it ends with a proof that no cell is better.
+
+        Args:
+            prices_RC: price of each cell, 0 or more.
+        """
+        least_V = np.empty(self.num_words)
+        line_prices = line_prices_of(prices_RC)
+        for words, *losses in self.blocks():
+            least_V[words] = _least_costs(losses, prices_RC, line_prices)
+        return least_V
+
+    def costs_at(self, table: WordTable) -> LossArray:
+        """Return the loss of each word in its cell in nats, float64 [V].
 
         Raises:
             AllocationError: the table has another shape or number of words.
         """
         self.check_table(table)
-        parts: list[float] = []
+        costs_V = np.empty(self.num_words)
         for words, row_loss_NR, column_loss_NC in self.blocks():
             every = np.arange(len(row_loss_NR))
-            parts += row_loss_NR[every, table.row_of_word[words]].tolist()
-            parts += column_loss_NC[every, table.column_of_word[words]].tolist()
-        return math.fsum(parts)
+            costs_V[words] = row_loss_NR[every, table.row_of_word[words]]
+            costs_V[words] += column_loss_NC[every, table.column_of_word[words]]
+        return costs_V
+
+    def objective(self, table: WordTable) -> float:
+        """Return the loss of the whole table in nats; the order of words is free.
+
+        Raises:
+            AllocationError: the table has another shape or number of words.
+        """
+        return math.fsum(self.costs_at(table).tolist())
+
+    def _check_absent(self, side: str, differences: npt.NDArray[np.generic]) -> None:
+        """Raise `AllocationError` where a word of count 0 prefers some cells to others."""
+        wrong = np.flatnonzero(self.counts_V == 0)[np.flatnonzero(differences)]
+        if len(wrong):
+            raise AllocationError(
+                f"word {wrong[0]} has the count 0 but losses by {side} that differ, expected "
+                "occurrences wherever there are losses"
+            )
 
     def check_table(self, table: WordTable) -> None:
         """Raise `AllocationError` where a table is not one of these words, rows and columns."""
@@ -142,8 +199,10 @@ class DenseCosts(CellCosts):
                 "words"
             )
         super().__init__(counts, shapes[0][1], shapes[1][1])
-        _check_finite("row", self.row_loss_VR)
-        _check_finite("column", self.column_loss_VC)
+        absent = self.counts_V == 0
+        for side, loss in (("row", self.row_loss_VR), ("column", self.column_loss_VC)):
+            _check_finite(side, loss)
+            self._check_absent(side, np.ptp(loss[absent], axis=1))
 
     def losses(
         self, words: Words, dtype: type[np.floating] = np.float64
@@ -196,6 +255,7 @@ class FactoredCosts(CellCosts):
                     f"expected {expected}"
                 )
             _check_finite_features(name, features[side], constants[side])
+            self._check_absent(name, np.abs(features[side][self.counts_V == 0]).sum(axis=1))
             if not (np.isfinite(vectors[side]).all() and np.isfinite(biases[side]).all()):
                 raise AllocationError(
                     f"the output vectors of {name}s are not finite, expected finite numbers; "
@@ -285,6 +345,27 @@ def with_stay_bonus(costs: CellCosts, table: WordTable, bonus_nats: float) -> Ce
         bonus_nats * (1.0 - np.eye(size)) for size in (costs.num_rows, costs.num_columns)
     )
     return PenalizedCosts(costs, table, row_penalty, column_penalty)
+
+
+def _least_costs(
+    losses: list[FloatArray], prices_RC: LossArray, line_prices: tuple[LossArray, LossArray]
+) -> LossArray:
+    """Return the least loss + price of some words, given their losses by row and by column."""
+    num_lines = LINES_OF_FIRST_SEARCH
+    least_N = np.empty(len(losses[0]))
+    open_words = np.arange(len(least_N))
+    while len(open_words):
+        by_row, by_column = (
+            best_lines(loss[open_words], num_lines, prices)
+            for loss, prices in zip(losses, line_prices, strict=True)
+        )
+        best = best_cells((by_row, by_column), prices_RC, line_prices, 1)
+        cells = best.cells_NM[:, 0]
+        found = cells != NO_CELL
+        least_N[open_words[found]] = best.losses_NM[found, 0] + prices_RC.flat[cells[found]]
+        open_words = open_words[~found]
+        num_lines *= 8
+    return least_N
 
 
 def _as_losses(losses: npt.ArrayLike) -> FloatArray:

@@ -9,7 +9,6 @@ Legend: V words, N own words, R rows, C columns, F features, S sums a word.
 import math
 import time
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -35,7 +34,7 @@ class Exchanged:
 
     Attributes:
         costs: of this rank's words only, summed over all ranks.
-        words: which these are.
+        words: which these are, in order.
         counts_V: occurrences of each word over all ranks, float64; on every rank.
         row_nll, column_nll: measured losses over all ranks, nats; on every rank.
         standard_error: of the mean loss, nats a token; on every rank.
@@ -44,7 +43,7 @@ class Exchanged:
     """
 
     costs: CellCosts
-    words: slice
+    words: range
     counts_V: LossArray
     row_nll: float
     column_nll: float
@@ -87,9 +86,9 @@ def exchange(
     own = run_together(lambda: _OwnSums(statistics, words, storage or Storage()), communicator)
     words_per_block = max(1, communicator.block_bytes // (SUM_BYTES * statistics.sums_VS.shape[1]))
     for owner, share in enumerate(shares):
-        for start in range(share.start, share.stop, words_per_block):
-            block = slice(start, min(start + words_per_block, share.stop))
-            sums_NS = statistics.block(block)
+        for start in range(0, len(share), words_per_block):
+            block = share[start : start + words_per_block]
+            sums_NS = statistics.block(slice(block.start, block.stop, block.step))
             communicator.reduce(sums_NS, owner)
             if owner == communicator.rank:
                 own.put(start, sums_NS)
@@ -107,42 +106,40 @@ def exchange(
     )
 
 
-def shares_of_words(num_words: int, world_size: int, mode: ExchangeMode) -> list[slice]:
-    """Return which words each rank owns: contiguous, in the order of ranks.
+def shares_of_words(num_words: int, world_size: int, mode: ExchangeMode) -> list[range]:
+    """Return which words each rank owns.
+
+    Shares interleave: word `w` belongs to rank `w % world_size`. So whatever words a solver asks
+    for, as the most frequent ones, all ranks work on their answer.
 
     Raises:
         AllocationError: there is no such mode.
     """
-    if mode not in ("dense", "sharded"):
-        raise AllocationError(f"allocation.exchange={mode!r} is unknown; use one of dense, sharded")
-    ranks = range(world_size + 1)
-    edges = [
-        num_words * min(rank, 1) if mode == "dense" else num_words * rank // world_size
-        for rank in ranks
-    ]
-    return [slice(start, stop) for start, stop in pairwise(edges)]
+    if mode == "dense":
+        return [range(num_words), *(range(0) for _ in range(1, world_size))]
+    if mode == "sharded":
+        return [range(rank, num_words, world_size) for rank in range(world_size)]
+    raise AllocationError(f"allocation.exchange={mode!r} is unknown; use one of dense, sharded")
 
 
 class _OwnSums:
     """The sums of the words that a rank owns, rounded block by block, and the costs from them."""
 
-    def __init__(self, statistics: WordStatistics, words: slice, storage: Storage) -> None:
+    def __init__(self, statistics: WordStatistics, words: range, storage: Storage) -> None:
         self.statistics, self.words = statistics, words
-        num_words = words.stop - words.start
         self.sums: list[SingleArray] = [
-            storage.zeros(num_words, width, dtype=torch.float32).numpy()
+            storage.zeros(len(words), width, dtype=torch.float32).numpy()
             for width in statistics.widths
         ]
-        self.normalizers_N2 = np.zeros((num_words, 2))
+        self.normalizers_N2 = np.zeros((len(words), 2))
         self.not_finite: int | None = None
 
-    def put(self, first_word: int, sums_NS: LossArray) -> None:
-        """Take the sums of all ranks for some words, from `first_word` on."""
+    def put(self, start: int, sums_NS: LossArray) -> None:
+        """Take the sums of all ranks for the own words from number `start` on."""
         wrong = np.flatnonzero(~np.isfinite(sums_NS).all(axis=1))
         if len(wrong) and self.not_finite is None:
             # Told in the end: the other ranks are on their way to the next block.
-            self.not_finite = first_word + int(wrong[0])
-        start = first_word - self.words.start
+            self.not_finite = self.words[start + int(wrong[0])]
         own = slice(start, start + len(sums_NS))
         row_width, both_widths = self.statistics.widths[0], sum(self.statistics.widths)
         by_side = sums_NS[:, :row_width], sums_NS[:, row_width:both_widths]

@@ -4,9 +4,12 @@ from typing import Literal
 
 from allocation.errors import AllocationError
 from allocation.solvers.alternating import solve_alternating
-from allocation.solvers.bounds import transport_lower_bound
+from allocation.solvers.auction import solve_auction
 from allocation.solvers.exact import solve_exact
+from allocation.solvers.greedy import solve_greedy
+from allocation.solvers.half import solve_half
 from allocation.solvers.protocol import Solution, Solver
+from allocation.solvers.transport import transport_prices
 
 __all__ = [
     "Solution",
@@ -14,11 +17,14 @@ __all__ = [
     "SolverName",
     "choose_solver",
     "solve_alternating",
+    "solve_auction",
     "solve_exact",
-    "transport_lower_bound",
+    "solve_greedy",
+    "solve_half",
+    "transport_prices",
 ]
 
-SolverName = Literal["auto", "exact", "alternating"]
+SolverName = Literal["auto", "exact", "auction", "alternating", "greedy", "half"]
 
 AUTO_EXACT_WORDS_TIMES_CELLS = 1 << 22
 """What `auto` still solves exactly: 2,000 words in as many cells, about a second."""
@@ -28,20 +34,24 @@ def choose_solver(name: SolverName, num_words: int, num_cells: int | None = None
     """Return the solver of that name.
 
     Args:
-        name: `auto` is `exact` for small problems, else `alternating`.
+        name: `auto` is `exact` for small problems, else `auction`.
         num_words: V.
         num_cells: R * C; without it a table that is full.
 
     Raises:
         AllocationError: there is no such solver.
     """
-    if name == "auto":
-        small = num_words * (num_cells or num_words) <= AUTO_EXACT_WORDS_TIMES_CELLS
-        return solve_exact if small else solve_alternating
-    if name == "exact":
-        return solve_exact
-    if name == "alternating":
-        return solve_alternating
-    raise AllocationError(
-        f"allocation.solver={name!r} is unknown; use one of auto, exact, alternating"
-    )
+    small = num_words * (num_cells or num_words) <= AUTO_EXACT_WORDS_TIMES_CELLS
+    solvers: dict[str, Solver] = {
+        "auto": solve_exact if small else solve_auction,
+        "exact": solve_exact,
+        "auction": solve_auction,
+        "alternating": solve_alternating,
+        "greedy": solve_greedy,
+        "half": solve_half,
+    }
+    if name not in solvers:
+        raise AllocationError(
+            f"allocation.solver={name!r} is unknown; use one of {', '.join(solvers)}"
+        )
+    return solvers[name]

@@ -5,14 +5,15 @@ Legend: V words, R rows, C columns.
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
 
 from allocation.costs import CellCosts, FloatArray, LossArray
-from allocation.solvers.bounds import transport_lower_bound
-from allocation.solvers.protocol import Solution
+from allocation.solvers.protocol import Deadline, Solution, better_solution
+from allocation.solvers.transport import cheap_prices
 from lightrnn.table import WordTable
 
 WORDS_PER_BAND = 512
@@ -34,6 +35,7 @@ def solve_alternating(
     start: WordTable,
     on_progress: Callable[[str], None],
     *,
+    time_budget_seconds: float | None = None,
     tolerance: float = 2e-3,
     max_sweeps: int = 60,
     seed: int = 0,
@@ -50,23 +52,24 @@ def solve_alternating(
         costs: what each word costs in each cell.
         start: the table in force; never left for a worse one.
         on_progress: called with one line after each sweep.
+        time_budget_seconds: what was assigned until then is kept, in the middle of a sweep too.
         tolerance: a sweep is slow when it gains less than this share of the gap; a slow sweep over
             lines ends those, `MAX_SLOW_SWEEPS` in a row over bands end all.
         max_sweeps: sweeps over all bands at most; each is over all rows or all columns.
         seed: decides which rows and columns come together in a band.
 
     Returns:
-        The improved table, with the lower bound of `transport_lower_bound`.
+        The improved table, with the prices of `cheap_prices`.
 
     Raises:
         AllocationError: the start does not fit the costs.
     """
     began = time.perf_counter()
-    start_objective = costs.objective(start)
-    lower_bound = transport_lower_bound(costs)
-    parts = _Parts(costs, start)
+    deadline = Deadline(began, time_budget_seconds)
+    costs.check_table(start)
+    best = better_solution(costs, start, start, cheap_prices(costs), "alternating", began)
+    parts = _Parts(costs, start, deadline)
     random = np.random.default_rng(seed)
-    best = Solution(start, start_objective, lower_bound, "alternating", 0.0)
 
     def swept(what: str) -> float:
         """Take the sweep's table if it is better, report, return the gain over the distance."""
@@ -75,31 +78,30 @@ def solve_alternating(
         objective = costs.objective(table)
         gain = (best.objective - objective) / max(best.gap, np.finfo(np.float64).tiny)
         if gain > 0:
-            best = Solution(table, objective, lower_bound, "alternating", 0.0)
+            best = replace(best, table=table, objective=objective)
         on_progress(f"{what}: objective {best.objective:.8g}, gap {best.gap_percent:.3g} %")
         return gain
 
     for sweep in range(1, MAX_SWEEPS_OF_LINES + 1):
         parts.assign_lines()
-        if swept(f"rows and columns, sweep {sweep}") <= tolerance:
+        if swept(f"rows and columns, sweep {sweep}") <= tolerance or deadline.passed:
             break
     slow_sweeps = 0
     for sweep in range(1, max_sweeps + 1):
+        if slow_sweeps == MAX_SLOW_SWEEPS or deadline.passed:
+            break
         over_rows = sweep % 2 == 1
         parts.assign_bands(over_rows, random)
         gain = swept(f"bands of {'rows' if over_rows else 'columns'}, sweep {sweep}")
         slow_sweeps = slow_sweeps + 1 if gain <= tolerance else 0
-        if slow_sweeps == MAX_SLOW_SWEEPS:
-            break
-    seconds = time.perf_counter() - began
-    return Solution(best.table, best.objective, lower_bound, "alternating", seconds)
+    return replace(best, seconds=time.perf_counter() - began)
 
 
 class _Parts:
-    """A table in the making, and the assignments of its parts."""
+    """A table in the making, and the assignments of its parts, until a deadline."""
 
-    def __init__(self, costs: CellCosts, start: WordTable) -> None:
-        self.costs = costs
+    def __init__(self, costs: CellCosts, start: WordTable, deadline: Deadline) -> None:
+        self.costs, self.deadline = costs, deadline
         self.row_of_word: IntArray = start.row_of_word.copy()
         self.column_of_word: IntArray = start.column_of_word.copy()
 
@@ -110,10 +112,10 @@ class _Parts:
 
     def assign_lines(self) -> None:
         """Assign each row's words to its columns, then each column's words to its rows."""
-        for words in _groups(self.row_of_word, self.costs.num_rows):
+        for words in self._groups(self.row_of_word, self.costs.num_rows):
             loss = _without_constants(self.costs.losses(words)[1])
             _reassign(loss, self.column_of_word, words)
-        for words in _groups(self.column_of_word, self.costs.num_columns):
+        for words in self._groups(self.column_of_word, self.costs.num_columns):
             loss = _without_constants(self.costs.losses(words)[0])
             _reassign(loss, self.row_of_word, words)
 
@@ -130,11 +132,20 @@ class _Parts:
         band_of_line = np.empty(num_lines, dtype=np.int32)
         band_of_line[dealt] = np.arange(num_lines) // lines_per_band
         num_bands = -(-num_lines // lines_per_band)
-        for band, words in enumerate(_groups(band_of_line[line_of_word], num_bands)):
+        for band, words in enumerate(self._groups(band_of_line[line_of_word], num_bands)):
             lines = np.flatnonzero(band_of_line == band)
             rows = lines if over_rows else np.arange(costs.num_rows)
             columns = np.arange(costs.num_columns) if over_rows else lines
             self._assign_block(words, rows, columns)
+
+    def _groups(self, group_of_word: IntArray, num_groups: int) -> Iterator[npt.NDArray[np.intp]]:
+        """Yield the words of each group in ascending order, as grouped at the first call."""
+        words = np.argsort(group_of_word, kind="stable")
+        ends = np.cumsum(np.bincount(group_of_word, minlength=num_groups))
+        for group in np.split(words, ends[:-1]):
+            if self.deadline.passed:
+                return
+            yield group
 
     def _assign_block(
         self, words: npt.NDArray[np.intp], rows: npt.NDArray[np.intp], columns: npt.NDArray[np.intp]
@@ -171,11 +182,3 @@ def _reassign(loss: LossArray, place_of_word: IntArray, words: npt.NDArray[np.in
 def _without_constants(loss: FloatArray) -> LossArray:
     """Return the losses above each word's least, which keeps the digits that decide."""
     return np.asarray(loss - loss.min(axis=1, keepdims=True), dtype=np.float64)
-
-
-def _groups(group_of_word: IntArray, num_groups: int) -> Iterator[npt.NDArray[np.intp]]:
-    """Yield the words of each group in ascending order, as grouped at the first call."""
-    words = np.argsort(group_of_word, kind="stable")
-    ends = np.cumsum(np.bincount(group_of_word, minlength=num_groups))
-    for first, end in zip(np.concatenate([[0], ends[:-1]]), ends, strict=True):
-        yield words[first:end]

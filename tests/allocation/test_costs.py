@@ -77,7 +77,7 @@ def test_a_table_of_another_shape_is_refused() -> None:
         random_costs(4, 2, 2).objective(WordTable.random(4, 2, 3, seed=0))
 
 
-COUNTS = np.array([5, 0, 1, 2, 3, 4])
+COUNTS = np.array([5, 6, 1, 2, 3, 4])
 
 
 def counted_costs() -> CellCosts:
@@ -145,7 +145,7 @@ def factored(
         (factors[f"row_{name}"], factors[f"column_{name}"])
         for name in ("features", "vectors", "biases", "constants")
     )
-    return FactoredCosts(*pairs, counts=random.integers(0, 9, size=num_words))
+    return FactoredCosts(*pairs, counts=random.integers(1, 9, size=num_words))
 
 
 def test_factors_give_the_losses_they_stand_for() -> None:

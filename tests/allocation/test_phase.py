@@ -98,7 +98,7 @@ def test_every_rank_gets_the_same_table_and_report(world_size: int, solver: Solv
     for other_table, other_report in others:
         assert other_table.fingerprint == table.fingerprint
         assert without_rank(other_report) == without_rank(report)
-    assert report.solver == ("alternating" if solver == "alternating" else "exact")
+    assert report.solver == ("exact" if solver == "auto" else solver)
     assert all(seconds >= 0 for seconds in dataclasses.astuple(report.seconds))
 
 
@@ -276,7 +276,7 @@ def test_an_unknown_solver_is_refused_on_every_rank() -> None:
     )
     assert outcomes == [outcomes[0]] * 2
     assert outcomes[0][0] == "LightRNNError"
-    assert "use one of auto, exact, alternating" in outcomes[0][1]
+    assert "use one of auto, exact, auction" in outcomes[0][1]
 
 
 def test_progress_is_told_on_rank_0() -> None:

@@ -1,9 +1,7 @@
-"""How low the loss could be at all: bounds that need no solver to compare with.
+"""Prices of cells that need no solver: rows and columns as two transportation problems.
 
 Legend: V words, L lines (the rows or the columns), R rows, C columns.
 """
-
-import math
 
 import numpy as np
 import numpy.typing as npt
@@ -20,65 +18,57 @@ MIN_GAIN = 1e-4
 STEPS_PER_TEMPERATURE = 100
 WORDS_PER_BLOCK = 4096
 
+MAX_CHEAP_LOSSES = 1 << 23
+"""Losses by row and by column, for which `cheap_prices` still takes no more than seconds."""
 
-def transport_lower_bound(costs: CellCosts) -> float:
-    """Bound the loss of every table from below, in nats.
+
+def cheap_prices(costs: CellCosts) -> LossArray:
+    """Return prices for the bound of a solver that has none, float64 [R, C].
+
+    Those of `transport_prices` for small problems. For large ones zeros, whose bound is what the
+    words would cost if each had its best cell, however many share it.
+    """
+    if costs.num_words * (costs.num_rows + costs.num_columns) <= MAX_CHEAP_LOSSES:
+        return transport_prices(costs)
+    return np.zeros((costs.num_rows, costs.num_columns))
+
+
+def transport_prices(costs: CellCosts) -> LossArray:
+    """Return prices of cells, each that of its row plus that of its column, float64 [R, C], nats.
 
     Lets words share a cell as long as no row holds more than C words and no column more than R.
-    Rows and columns then fall apart into two transportation problems. Each is bounded by its dual:
-    for *any* prices `p >= 0` of the lines,
+    Rows and columns then fall apart into two transportation problems. Prices `p >= 0` of the lines
+    bound each of them from below by its dual,
 
-        sum_w min_i (loss[w, i] + p[i]) - capacity * sum_i p[i]
+        sum_w min_i (loss[w, i] + p[i]) - capacity * sum_i p[i],
 
-    is at most the optimum (weak duality), so the prices only decide how good the bound is, not
-    whether it holds. What rounding could add is taken off. The bound says nothing of the words'
-    fight for single cells: where words like the same rows and the same columns it stays low.
+    and are chosen to make that large. The two bounds add up to that of the cells' prices. It says
+    nothing of the words' fight for single cells: where words like the same rows and the same
+    columns it stays low.
 
     Args:
         costs: what each word costs in each cell.
-
-    Returns:
-        A number not above the objective of any table.
     """
-    terms: list[float] = []
     by_row, by_column = costs.losses(slice(None))
-    for loss_VL, capacity in (
-        (by_row.astype(np.float64), costs.num_columns),
-        (by_column.astype(np.float64), costs.num_rows),
-    ):
-        if not len(loss_VL):
-            continue
-        least_V = loss_VL.min(axis=1)
-        prices_L = _ascend(loss_VL, least_V, capacity)
-        paid_V = np.concatenate(
-            [
-                (loss_VL[block] - least_V[block, None] + prices_L).min(axis=1)
-                for block in _blocks(len(loss_VL))
-            ]
-        )
-        raised = math.fsum(paid_V.tolist())
-        taken = capacity * math.fsum(prices_L.tolist())
-        # Where the ascent gained nothing, prices of zero are best: the sum of each word's least.
-        terms += least_V.tolist()
-        # Each of a word's two roundings is off by at most 2**-53 of what the word pays.
-        certain = raised - taken - 2.0**-50 * (raised + taken)
-        if certain > 0:
-            terms.append(certain)
-    # Rounded once at the end, as `CellCosts.objective` is, so that the order is kept.
-    return math.fsum(terms)
+    row_prices = _ascend(by_row, capacity=costs.num_columns)
+    column_prices = _ascend(by_column, capacity=costs.num_rows)
+    return row_prices[:, None] + column_prices
 
 
-def _ascend(loss_VL: LossArray, least_V: LossArray, capacity: int) -> LossArray:
+def _ascend(losses_VL: npt.NDArray[np.floating], capacity: int) -> LossArray:
     """Return prices of the lines, float64 [L], that make the dual value large.
 
     The dual is concave with kinks. A soft minimum makes it smooth, with the shares of each word in
     the lines as gradient, for L-BFGS-B; the temperature falls step by step, and the best prices by
     the true dual are kept.
     """
-    spread_V = loss_VL.mean(axis=1) - least_V
+    no_prices = np.zeros(losses_VL.shape[1])
+    if len(losses_VL) <= capacity:
+        return no_prices
+    least_V = losses_VL.min(axis=1)
+    spread_V = losses_VL.mean(axis=1) - least_V
     some = spread_V[spread_V > 0]
-    no_prices = np.zeros(loss_VL.shape[1])
-    if len(some) == 0 or len(loss_VL) <= capacity:
+    if len(some) == 0:
         return no_prices
     scale = float(np.median(some))
     best_value, best_prices = 0.0, no_prices
@@ -88,8 +78,9 @@ def _ascend(loss_VL: LossArray, least_V: LossArray, capacity: int) -> LossArray:
         nonlocal best_value, best_prices
         words_L = np.zeros(len(prices))
         true_value = soft_value = -capacity * float(prices.sum())
-        for block in _blocks(len(loss_VL)):
-            shares = (loss_VL[block] - least_V[block, None]) / scale
+        for start in range(0, len(losses_VL), WORDS_PER_BLOCK):
+            block = slice(start, start + WORDS_PER_BLOCK)
+            shares = (losses_VL[block] - least_V[block, None]) / scale
             shares += prices
             paid = shares.min(axis=1, keepdims=True)
             shares -= paid
@@ -102,7 +93,7 @@ def _ascend(loss_VL: LossArray, least_V: LossArray, capacity: int) -> LossArray:
             soft_value += float(paid.sum() - temperature * np.log(total).sum())
         if true_value > best_value:
             best_value, best_prices = true_value, prices.copy()
-        return -soft_value / len(loss_VL), (capacity - words_L) / len(loss_VL)
+        return -soft_value / len(losses_VL), (capacity - words_L) / len(losses_VL)
 
     for temperature in TEMPERATURES:
         value_before = best_value
@@ -117,9 +108,5 @@ def _ascend(loss_VL: LossArray, least_V: LossArray, capacity: int) -> LossArray:
         )
         if value_before > 0 and best_value - value_before <= MIN_GAIN * best_value:
             break
-    prices: npt.NDArray[np.float64] = np.maximum(best_prices, 0.0) * scale
+    prices: LossArray = np.maximum(best_prices, 0.0) * scale
     return prices
-
-
-def _blocks(num_words: int) -> list[slice]:
-    return [slice(i, i + WORDS_PER_BLOCK) for i in range(0, num_words, WORDS_PER_BLOCK)]

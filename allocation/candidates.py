@@ -1,0 +1,184 @@
+"""The few rows, columns and cells that matter to a word: its best ones, in order.
+
+A word's best cells are found without looking at all R x C of them. Its best rows and columns are
+sorted, the pairs are walked best first, and the walk ends where no pair that is left can be better
+than those found.
+
+Legend: N words, R rows, C columns, L lines (the rows or the columns), K candidate lines a word,
+M cells a word.
+"""
+
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.floating]
+LossArray = npt.NDArray[np.float64]
+
+NO_CELL = -1
+"""Number of a cell that was not found."""
+
+
+@dataclass(frozen=True, eq=False)
+class BestLines:
+    """The best rows of some words, or their best columns, by loss + price, best first.
+
+    Attributes:
+        lines_NK: numbers of the rows (columns), uint16 [N, K].
+        losses_NK: losses there without the price, float32 or float64 [N, K].
+        tails_N: loss + price is at least this in all that are not listed, float64 [N]; infinite
+            where all are listed.
+    """
+
+    lines_NK: npt.NDArray[np.uint16]
+    losses_NK: FloatArray
+    tails_N: LossArray
+
+
+@dataclass(frozen=True, eq=False)
+class BestCells:
+    """The best cells of some words by loss + price, best first.
+
+    Attributes:
+        cells_NM: numbers `row * C + column`, int32 [N, M]; `NO_CELL` at the end where fewer are
+            known to be the best.
+        losses_NM: losses there without the price, float32 or float64 [N, M].
+        tails_N: loss + price is at least this in all cells not listed, float64 [N].
+    """
+
+    cells_NM: npt.NDArray[np.int32]
+    losses_NM: FloatArray
+    tails_N: LossArray
+
+
+def best_lines(loss_NL: FloatArray, num_lines: int, prices_L: LossArray) -> BestLines:
+    """Find the best rows (or columns) of some words.
+
+    Args:
+        loss_NL: loss by row, or by column, [N, L] with L at most 65,536.
+        num_lines: K; all L where it is more.
+        prices_L: what is added to the losses before they are compared, [L].
+    """
+    num_lines = min(num_lines, loss_NL.shape[1])
+    return BestLines(*_best_lines(np.ascontiguousarray(loss_NL), num_lines, prices_L))
+
+
+def best_cells(
+    lines: tuple[BestLines, BestLines],
+    prices_RC: LossArray,
+    line_prices: tuple[LossArray, LossArray],
+    num_cells: int,
+) -> BestCells:
+    """Find the best cells of some words among all R x C.
+
+    Args:
+        lines: best rows and best columns of these words.
+        prices_RC: price of each cell, at least the prices of its row and column together.
+        line_prices: of rows [R] and of columns [C], which `lines` were found with.
+        num_cells: M.
+    """
+    keys = [
+        best.losses_NK + prices_L[best.lines_NK]
+        for best, prices_L in zip(lines, line_prices, strict=True)
+    ]
+    by_row, by_column = lines
+    return BestCells(
+        *_best_cells(
+            (by_row.lines_NK, by_row.losses_NK, keys[0], by_row.tails_N),
+            (by_column.lines_NK, by_column.losses_NK, keys[1], by_column.tails_N),
+            prices_RC,
+            num_cells,
+        )
+    )
+
+
+def line_prices_of(prices_RC: LossArray) -> tuple[LossArray, LossArray]:
+    """Return prices of rows [R] and columns [C], as large as those of the cells allow."""
+    row_prices = prices_RC.min(axis=1)
+    return row_prices, (prices_RC - row_prices[:, None]).min(axis=0)
+
+
+@numba.njit(parallel=True, cache=True)
+def _best_lines(loss_NL, num_lines, prices_L):  # type: ignore[no-untyped-def]
+    """Sort each word's losses with prices, and keep the first ones; equal ones keep their order."""
+    num_words, size = loss_NL.shape
+    lines_NK = np.empty((num_words, num_lines), np.uint16)
+    losses_NK = np.empty((num_words, num_lines), loss_NL.dtype)
+    tails_N = np.full(num_words, np.inf)
+    for word in numba.prange(num_words):
+        keys_L = loss_NL[word] + prices_L
+        if num_lines < size:
+            # All below the first one that is left out, then as many equal to it as there is room.
+            limit = np.partition(keys_L, num_lines)[num_lines]
+            tails_N[word] = limit
+            kept = np.empty(num_lines, np.int64)
+            found = 0
+            for line in range(size):
+                if keys_L[line] < limit:
+                    kept[found] = line
+                    found += 1
+            for line in range(size):
+                if found == num_lines:
+                    break
+                if keys_L[line] == limit:
+                    kept[found] = line
+                    found += 1
+        else:
+            kept = np.arange(size)
+        order = np.argsort(keys_L[kept], kind="mergesort")
+        for place in range(num_lines):
+            line = kept[order[place]]
+            lines_NK[word, place] = line
+            losses_NK[word, place] = loss_NL[word, line]
+    return lines_NK, losses_NK, tails_N
+
+
+@numba.njit(parallel=True, cache=True)
+def _best_cells(by_row, by_column, prices_RC, num_cells):  # type: ignore[no-untyped-def]
+    """Walk each word's pairs of a row and a column best first, keeping the best cells sorted."""
+    row_lines, row_losses, row_keys, row_tails = by_row
+    column_lines, column_losses, column_keys, column_tails = by_column
+    num_words = len(row_lines)
+    num_columns = prices_RC.shape[1]
+    cells_NM = np.full((num_words, num_cells), NO_CELL, np.int32)
+    losses_NM = np.zeros((num_words, num_cells), row_losses.dtype)
+    tails_N = np.empty(num_words)
+    for word in numba.prange(num_words):
+        totals = np.full(num_cells + 1, np.inf)
+        cells = np.full(num_cells + 1, NO_CELL, np.int32)
+        losses = np.zeros(num_cells + 1, row_losses.dtype)
+        best_row_key, best_column_key = row_keys[word, 0], column_keys[word, 0]
+        # No cell outside the candidates costs less than this, nor does one that is walked past.
+        limit = min(row_tails[word] + best_column_key, best_row_key + column_tails[word])
+        for i in range(row_lines.shape[1]):
+            row_key = row_keys[word, i]
+            if row_key + best_column_key >= limit:
+                break
+            row_line, row_loss = np.int64(row_lines[word, i]), row_losses[word, i]
+            for j in range(column_lines.shape[1]):
+                if row_key + column_keys[word, j] >= limit:
+                    break
+                column_line = np.int64(column_lines[word, j])
+                loss = row_loss + column_losses[word, j]
+                total = loss + prices_RC[row_line, column_line]
+                if total < limit:
+                    place = num_cells
+                    while place > 0 and totals[place - 1] > total:
+                        totals[place] = totals[place - 1]
+                        cells[place] = cells[place - 1]
+                        losses[place] = losses[place - 1]
+                        place -= 1
+                    totals[place] = total
+                    cells[place] = row_line * num_columns + column_line
+                    losses[place] = loss
+                    limit = min(limit, totals[num_cells])
+        tails_N[word] = limit
+        for place in range(num_cells):
+            # A cell found before the limit fell to it or below is not known to be the next best.
+            if totals[place] > limit:
+                break
+            cells_NM[word, place] = cells[place]
+            losses_NM[word, place] = losses[place]
+    return cells_NM, losses_NM, tails_N
