@@ -220,6 +220,7 @@ def _answer(costs: CellCosts, request: _Request, arguments: Sequence[Array]) -> 
     words_N = arguments[0]
     starts = range(0, max(1, len(words_N)), WORDS_PER_BLOCK)
     blocks = [words_N[start : start + WORDS_PER_BLOCK] for start in starts]
+    answers: list[list[Array]]
     if request == _Request.LOSSES:
         dtype = np.float32 if arguments[1][0] else np.float64
         answers = [list(costs.losses(block, dtype)) for block in blocks]

@@ -10,17 +10,16 @@ import torch
 import torch.distributed as dist
 from distributed import run_distributed
 
-from allocation import AllocationError, run_together
+from allocation import AllocationError, TorchCommunicator, run_together
 from allocation.collectives import broadcast_table, broadcast_text, gather_bytes
 from lightrnn import LightRNNError, WordTable
 
-Group = dist.ProcessGroup
 TEXTS = ["", "plain", "a line\nand another", "Größe, 語, 🌱, \0", "x" * 70_000]
 
 
-def the_group() -> Group:
+def everyone() -> TorchCommunicator:
     assert dist.group.WORLD is not None
-    return dist.group.WORLD
+    return TorchCommunicator(dist.group.WORLD)
 
 
 def caught(action) -> tuple[str, str]:
@@ -41,10 +40,10 @@ def fail_on(failures: dict[int, Exception], **options) -> tuple[str, str]:
             raise failures[rank]
         return f"rank {rank}"
 
-    outcome = caught(lambda: run_together(action, the_group(), **options))
-    everyone = torch.ones(())
-    dist.all_reduce(everyone)
-    assert int(everyone) == dist.get_world_size()
+    outcome = caught(lambda: run_together(action, everyone(), **options))
+    present = torch.ones(())
+    dist.all_reduce(present)
+    assert int(present) == dist.get_world_size()
     return outcome
 
 
@@ -98,10 +97,10 @@ def test_the_caller_says_which_errors_are_the_users() -> None:
 
 
 def broadcast_all(texts: list[str]) -> list[str]:
-    group = the_group()
+    communicator = everyone()
     return [
-        broadcast_text(text if group.rank() == source else "mine", source, group)
-        for source in range(group.size())
+        broadcast_text(text if communicator.rank == source else "mine", source, communicator)
+        for source in range(communicator.world_size)
         for text in texts
     ]
 
@@ -112,7 +111,7 @@ def test_a_text_arrives_whole_from_any_rank(world_size: int) -> None:
 
 
 def test_contents_are_gathered_in_the_order_of_ranks() -> None:
-    gathered = run_distributed(lambda: gather_bytes(bytes([dist.get_rank(), 255]), the_group()), 3)
+    gathered = run_distributed(lambda: gather_bytes(bytes([dist.get_rank(), 255]), everyone()), 3)
     assert gathered == [[b"\x00\xff", b"\x01\xff", b"\x02\xff"]] * 3
 
 
@@ -122,7 +121,7 @@ def test_rank_0s_table_is_everyones() -> None:
     def receive() -> WordTable:
         # Another rank's own table is ignored.
         mine = WordTable.random(10, 3, 4, seed=7)
-        return broadcast_table(new if dist.get_rank() == 0 else mine, old, the_group())
+        return broadcast_table(new if dist.get_rank() == 0 else mine, old, everyone())
 
     assert all(table == new for table in run_distributed(receive, 3))
 
@@ -146,8 +145,8 @@ def test_a_table_that_arrives_changed_is_refused_on_every_rank(damage: str) -> N
 
         if dist.get_rank() == 2:
             with mock.patch.object(dist, "broadcast", damaging):
-                return caught(lambda: broadcast_table(None, old, the_group()))
-        return caught(lambda: broadcast_table(new, old, the_group()))
+                return caught(lambda: broadcast_table(None, old, everyone()))
+        return caught(lambda: broadcast_table(new, old, everyone()))
 
     outcomes = run_distributed(receive, 3, timeout_seconds=20)
     assert len(set(outcomes)) == 1
