@@ -11,7 +11,7 @@ import torch
 from random_models import Batches, lanes_of_rank, random_batches, random_model
 from torch import Tensor
 
-from allocation import collect_statistics
+from allocation import WordStatistics, collect_statistics
 from lightrnn import LightRNN, sum_losses
 from lightrnn.model import NO_WORD, Cell
 
@@ -21,6 +21,11 @@ NUM_WORDS, LENGTHS, BPTT = 40, (23, 22, 23, 9, 22), 5
 def small_problem(cell: Cell = "lstm", num_layers: int = 1) -> tuple[LightRNN, Batches]:
     model, _ = random_model(NUM_WORDS, 6, 8, cell=cell, num_layers=num_layers, dropout=0.3)
     return model, random_batches(NUM_WORDS, LENGTHS, BPTT)[1]
+
+
+def losses_of(statistics: WordStatistics, words: slice) -> Tensor:
+    """Return the sums of some words, which are losses by row and column where these are fewer."""
+    return torch.from_numpy(statistics.block(words))
 
 
 @torch.no_grad()
@@ -45,23 +50,23 @@ def test_the_losses_are_those_added_up_one_by_one(cell: Cell, num_layers: int) -
     model, batches = small_problem(cell, num_layers)
     statistics = collect_statistics(model, batches)
     expected = direct_losses(model, batches)
-    found = statistics.losses(0, NUM_WORDS)
+    found = losses_of(statistics, slice(0, NUM_WORDS))
     assert found.dtype == torch.float64
     torch.testing.assert_close(found, expected, atol=1e-4 * sum(LENGTHS), rtol=0)
     # Far tighter by word, and the words do differ: a mean in place of the sums would be seen.
-    per_token = expected / statistics.counts.clamp(min=1)[:, None]
+    per_token = expected / statistics.counts_V.clamp(min=1)[:, None]
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-5)
-    assert float(per_token[statistics.counts > 0].std(0).max()) > 0.1
+    assert float(per_token[statistics.counts_V > 0].std(0).max()) > 0.1
 
 
 def test_any_block_of_words_has_the_losses_of_its_words() -> None:
     statistics = collect_statistics(*small_problem())
-    whole = statistics.losses(0, NUM_WORDS)
+    whole = losses_of(statistics, slice(0, NUM_WORDS))
     for start, stop in ((0, 1), (7, 19), (39, 40), (5, 5)):
         torch.testing.assert_close(
-            statistics.losses(start, stop), whole[start:stop], atol=1e-9, rtol=0
+            losses_of(statistics, slice(start, stop)), whole[start:stop], atol=1e-9, rtol=0
         )
-    assert torch.equal(statistics.losses(0, NUM_WORDS), whole)
+    assert torch.equal(losses_of(statistics, slice(0, NUM_WORDS)), whole)
 
 
 def test_what_is_measured_is_what_the_model_loses() -> None:
@@ -69,9 +74,9 @@ def test_what_is_measured_is_what_the_model_loses() -> None:
     statistics = collect_statistics(model, batches)
     row_nll, column_nll, tokens = sum_losses(model, batches).tolist()
     assert statistics.measured.tolist() == pytest.approx([row_nll, column_nll], rel=1e-6)
-    assert float(statistics.counts.sum()) == tokens == sum(LENGTHS)
+    assert float(statistics.counts_V.sum()) == tokens == sum(LENGTHS)
     # The same again from the losses, each word in the cell where it is.
-    losses = statistics.losses(0, NUM_WORDS)
+    losses = losses_of(statistics, slice(0, NUM_WORDS))
     words = torch.arange(NUM_WORDS)
     in_force = [
         float(losses[words, model.row_of_word.long()].sum()),
@@ -84,32 +89,32 @@ def test_words_are_counted_without_padding() -> None:
     model, batches = small_problem()
     targets = torch.cat([targets for _, targets in batches], dim=1)
     expected = torch.bincount(targets[targets != NO_WORD].long(), minlength=NUM_WORDS)
-    assert collect_statistics(model, batches).counts.tolist() == expected.tolist()
+    assert collect_statistics(model, batches).counts_V.tolist() == expected.tolist()
 
 
 def test_the_lanes_of_all_ranks_add_up() -> None:
     model, batches = small_problem()
     whole = collect_statistics(model, batches)
     parts = [collect_statistics(model, lanes_of_rank(batches, rank, 3)) for rank in range(3)]
-    total = sum(part.losses(0, NUM_WORDS) for part in parts)
-    torch.testing.assert_close(total, whole.losses(0, NUM_WORDS), atol=1e-4, rtol=1e-5)
-    assert sum(part.counts for part in parts).tolist() == whole.counts.tolist()
+    total = sum(losses_of(part, slice(0, NUM_WORDS)) for part in parts)
+    torch.testing.assert_close(total, losses_of(whole, slice(0, NUM_WORDS)), atol=1e-4, rtol=1e-5)
+    assert sum(part.counts_V for part in parts).tolist() == whole.counts_V.tolist()
 
 
 def test_a_rank_without_lanes_adds_nothing() -> None:
     model, _ = small_problem()
     statistics = collect_statistics(model, [])
-    assert not statistics.losses(0, NUM_WORDS).any()
-    assert not statistics.counts.any()
+    assert not losses_of(statistics, slice(0, NUM_WORDS)).any()
+    assert not statistics.counts_V.any()
     assert not statistics.measured.any()
 
 
 @pytest.mark.parametrize("training", [False, True])
 def test_nothing_is_dropped_and_the_mode_is_put_back(training: bool) -> None:
     model, batches = small_problem()
-    expected = collect_statistics(model, batches).losses(0, NUM_WORDS)
+    expected = losses_of(collect_statistics(model, batches), slice(0, NUM_WORDS))
     model.train(training)
-    assert torch.equal(collect_statistics(model, batches).losses(0, NUM_WORDS), expected)
+    assert torch.equal(losses_of(collect_statistics(model, batches), slice(0, NUM_WORDS)), expected)
     assert all(module.training is training for module in model.modules())
 
 
