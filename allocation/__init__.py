@@ -1,11 +1,17 @@
 """The reallocation phase: statistics, exchange between ranks, solvers, certificate, commit."""
 
 from allocation.collectives import RemoteError, run_together
-from allocation.communicators import Communicator, MPICommunicator, TorchCommunicator
+from allocation.communicators import (
+    Communicator,
+    MPICommunicator,
+    SingleProcess,
+    TorchCommunicator,
+)
 from allocation.costs import CellCosts, DenseCosts, FactoredCosts, with_stay_bonus
 from allocation.errors import AllocationError
 from allocation.exchange import ExchangeMode, bytes_exchanged, exchange
 from allocation.phase import ReallocationReport, reallocate
+from allocation.sharded_costs import ShardedCosts
 from allocation.solvers import SolverName
 from allocation.statistics import StatisticsKind, WordStatistics, collect_statistics
 from allocation.storage import Storage
@@ -20,6 +26,8 @@ __all__ = [
     "MPICommunicator",
     "ReallocationReport",
     "RemoteError",
+    "ShardedCosts",
+    "SingleProcess",
     "SolverName",
     "StatisticsKind",
     "Storage",

@@ -110,6 +110,28 @@ class Communicator(ABC):
     def _receive(self, part: Bytes, source: int) -> None: ...
 
 
+class SingleProcess(Communicator):
+    """One rank without a network."""
+
+    def __init__(self, block_bytes: int = BLOCK_BYTES) -> None:
+        super().__init__(0, 1, block_bytes)
+
+    def _all_reduce(self, part: Array, reduction: Reduction) -> None:
+        pass
+
+    def _reduce(self, part: Array, root: int) -> None:
+        pass
+
+    def _broadcast(self, part: Bytes, root: int) -> None:
+        pass
+
+    def _send(self, part: Bytes, destination: int) -> None:
+        raise ValueError(f"rank {destination} does not exist, expected more processes")
+
+    def _receive(self, part: Bytes, source: int) -> None:
+        raise ValueError(f"rank {source} does not exist, expected more processes")
+
+
 class TorchCommunicator(Communicator):
     """The ranks of a torch process group.
 
