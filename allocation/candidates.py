@@ -14,6 +14,10 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+# OpenMP's threads would end a forked process, and change the number of threads, hence the order, in
+# which torch adds up from then on.
+numba.config.THREADING_LAYER = "workqueue"
+
 FloatArray = npt.NDArray[np.floating]
 LossArray = npt.NDArray[np.float64]
 
