@@ -265,21 +265,20 @@ class FactoredCosts(CellCosts):
     def losses(
         self, words: Words, dtype: type[np.floating] = np.float64
     ) -> tuple[FloatArray, FloatArray]:
-        counts = self.counts_V[words, None].astype(dtype)
-        by_row, by_column = (self._side_losses(side, words, counts, dtype) for side in range(2))
+        by_row, by_column = (self._side_losses(side, words, dtype) for side in range(2))
         return by_row, by_column
 
-    def _side_losses(
-        self, side: int, words: Words, counts: FloatArray, dtype: type[np.floating]
-    ) -> FloatArray:
-        features = np.asarray(self.features[side][words], dtype=dtype)
-        loss = features @ -self.vectors[side].T.astype(dtype)
-        loss -= counts * self.biases[side].astype(dtype)
+    def _side_losses(self, side: int, words: Words, dtype: type[np.floating]) -> FloatArray:
+        # In float64 for float32, too: there the products of what `shorten` leaves are exact, and
+        # a word has the same losses in any block of words, on any rank.
+        features = np.asarray(self.features[side][words], dtype=np.float64)
+        loss: FloatArray = features @ -self.vectors[side].T.astype(np.float64)
+        loss -= self.counts_V[words, None] * self.biases[side].astype(np.float64)
         if dtype is np.float32:
             loss -= loss.min(axis=1, keepdims=True)
         else:
             loss += self.constants[side][words, None]
-        return np.asarray(loss)
+        return loss.astype(dtype, copy=False)
 
 
 class PenalizedCosts(CellCosts):
