@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 # OpenMP's threads would end a forked process, and change the number of threads, hence the order, in
 # which torch adds up from then on.
-numba.config.THREADING_LAYER = "workqueue"
+numba.config.THREADING_LAYER = "workqueue"  # type: ignore[attr-defined]
 
 FloatArray = npt.NDArray[np.floating]
 LossArray = npt.NDArray[np.float64]

@@ -21,6 +21,7 @@ What makes it fast here:
 Legend: V words, R rows, C columns, M cells in a word's list, Q words that wait for a list.
 """
 
+import math
 import time
 from collections.abc import Callable
 
@@ -40,9 +41,15 @@ PRECISION = 1e-5
 """What the increments may cost together, as a share of what a random table costs above the sum of
 each word's least loss."""
 
+LISTS_BEFORE_RAISE = 32
+MAX_RAISE = 2**10
+"""After every so many lists a word's increment doubles, up to so many times the first one: where
+equal words fight for equal cells, prices would rise by ever so many tiny steps."""
+
 CELLS_PER_WORD = 24
 LINES_PER_WORD = 64
 WORDS_PER_BATCH = 4096
+LEAST_WORDS_PER_BATCH = 64
 BIDS_PER_ROUND = 1 << 22
 SECONDS_BETWEEN_REPORTS = 5.0
 MAX_FREE_CELLS_TRIED = 1 << 16
@@ -67,7 +74,8 @@ def solve_auction(
         on_progress: called now and then with one line.
         time_budget_seconds: after this time words without a cell go to the best free ones.
         precision: largest gap, as a share of what a random table costs above the sum of each
-            word's least loss. Halving it costs some percent more time.
+            word's least loss; what words in a price war bid more comes on top. Halving it costs
+            some percent more time.
 
     Returns:
         The table with final prices; its lower bound is the dual value of these prices.
@@ -115,7 +123,9 @@ class _Auction:
         total = costs.counts_V.sum()
         shares_V = costs.counts_V / total if total else np.zeros(num_words)
         self.increments_V = error_nats / 2 * (shares_V + 1 / max(num_words, 1))
-        self.indifferent_V = costs.counts_V == 0
+        # Without a spread all tables are equal, and increments of zero would never end.
+        self.indifferent_V = (costs.counts_V == 0) | (error_nats == 0)
+        self.lists_of_word = np.zeros(num_words, np.int64)
         self.num_bids, self.num_lists = 0, 0
         self.lists_at_folding = 0
 
@@ -132,7 +142,7 @@ class _Auction:
         # The next to bid lies last.
         bidders = np.empty(len(order) + 1, np.int64)
         waiting = np.empty(WORDS_PER_BATCH, np.int64)
-        num_bidders, num_entered = 0, 0
+        num_bidders, num_entered, batch_size = 0, 0, WORDS_PER_BATCH
         while num_bidders or num_entered < len(order):
             # Lists are made for many words at a time, so new ones enter before all others sit.
             if num_bidders < WORDS_PER_BATCH // 4 and num_entered < len(order):
@@ -148,11 +158,14 @@ class _Auction:
                 self.increments_V,
                 self.word_at_cell,
                 self.cell_of_word,
-                waiting,
+                waiting[:batch_size],
                 BIDS_PER_ROUND,
             )
             self.num_bids += num_bids
             if num_waiting:
+                # Lists of equal words are spent by the bids of a few of them.
+                batch_size = batch_size // 2 if num_bids < num_waiting else 2 * batch_size
+                batch_size = min(max(batch_size, LEAST_WORDS_PER_BATCH), WORDS_PER_BATCH)
                 again = waiting[:num_waiting].copy()
                 self._make_lists(again)
                 num_bidders = _push(bidders, num_bidders, again)
@@ -170,6 +183,10 @@ class _Auction:
     def _make_lists(self, words: WordArray) -> None:
         """Make new lists of the words' best cells at present prices."""
         self.num_lists += len(words)
+        self.lists_of_word[words] += 1
+        raised = self.lists_of_word[words] % LISTS_BEFORE_RAISE == 0
+        raised &= self.lists_of_word[words] <= LISTS_BEFORE_RAISE * math.log2(MAX_RAISE)
+        self.increments_V[words[raised]] *= 2
         if (self.num_lists - self.lists_at_folding) * 16 > len(self.cell_of_word):
             # Prices of lines may be old, since those of cells only rise; newer ones prune better.
             self.line_prices = line_prices_of(self.prices_RC)
@@ -268,13 +285,13 @@ def _bid(  # type: ignore[no-untyped-def]
             if cell == NO_CELL:
                 break
             total = losses_VM[word, place] + prices[cell]
-            if total < second:
-                if total < best:
-                    second = min(second, best)
-                    best, best_cell = total, cell
-                else:
-                    second = total
-        if best_cell == NO_CELL:
+            if total < best:
+                second = min(second, best)
+                best, best_cell = total, cell
+            else:
+                second = min(second, total)
+        # One as good as the tail is a best one, too: all on the list may be equal to it.
+        if best > tails_V[word]:
             waiting_Q[num_waiting] = word
             num_waiting += 1
             continue

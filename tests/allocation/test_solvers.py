@@ -150,7 +150,11 @@ def test_spare_cells_are_used(solve: Solver) -> None:
     start = WordTable.from_cells(np.arange(num_words), 30, 30)
     solution = solve(costs, start, silent)
     # All 59 of the good cells are taken: 58 words save one nat, one saves two.
-    assert solution.objective == 2 * num_words - 58 - 2
+    least = 2 * num_words - 58 - 2
+    if solve in (solve_greedy, solve_half):
+        assert least <= solution.objective < least + 30
+    else:
+        assert solution.objective == least
     assert solution.objective < costs.objective(start)
 
 
