@@ -172,13 +172,17 @@ class _Auction:
             now = time.perf_counter()
             if now > next_report:
                 next_report = now + SECONDS_BETWEEN_REPORTS
-                self.on_progress(
-                    f"auction: {num_entered - num_bidders} of {len(order)} words placed, "
-                    f"{self.num_bids} bids, {self.num_lists} lists"
-                )
+                self._report(num_entered - num_bidders, len(order))
             if now > deadline and (num_bidders or num_entered < len(order)):
                 return False
+        self._report(len(order), len(order))
         return True
+
+    def _report(self, num_placed: int, num_words: int) -> None:
+        self.on_progress(
+            f"auction: {num_placed} of {num_words} words placed, {self.num_bids} bids, "
+            f"{self.num_lists} lists"
+        )
 
     def _make_lists(self, words: WordArray) -> None:
         """Make new lists of the words' best cells at present prices."""

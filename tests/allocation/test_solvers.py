@@ -151,7 +151,7 @@ def test_spare_cells_are_used(solve: Solver) -> None:
     solution = solve(costs, start, silent)
     # All 59 of the good cells are taken: 58 words save one nat, one saves two.
     least = 2 * num_words - 58 - 2
-    if solve in (solve_greedy, solve_half):
+    if solve in (SOLVERS["greedy"], SOLVERS["half"]):
         assert least <= solution.objective < least + 30
     else:
         assert solution.objective == least
