@@ -225,7 +225,7 @@ def test_what_cannot_be_written_leaves_the_old_file(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(AllocationError, match="cannot be written: .*No space left"):
+    with pytest.raises(AllocationError, match=r"cannot be written: .*No space left"):
         save_record(path, costs, solution)
     assert path.read_bytes() == before
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
