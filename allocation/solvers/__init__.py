@@ -10,6 +10,7 @@ from allocation.solvers.greedy import solve_greedy
 from allocation.solvers.half import solve_half
 from allocation.solvers.protocol import Solution, Solver
 from allocation.solvers.transport import transport_prices
+from allocation.solvers.within_rows import solve_within_rows, with_rows_fixed
 
 __all__ = [
     "Solution",
@@ -21,7 +22,9 @@ __all__ = [
     "solve_exact",
     "solve_greedy",
     "solve_half",
+    "solve_within_rows",
     "transport_prices",
+    "with_rows_fixed",
 ]
 
 SolverName = Literal["auto", "exact", "auction", "alternating", "greedy", "half"]
