@@ -1,5 +1,6 @@
 """The reallocation phase: statistics, exchange between ranks, solvers, certificate, commit."""
 
+from allocation.certificate_files import check_certificate
 from allocation.collectives import RemoteError, run_together
 from allocation.communicators import (
     Communicator,
@@ -10,11 +11,12 @@ from allocation.communicators import (
 from allocation.costs import CellCosts, DenseCosts, FactoredCosts, with_stay_bonus
 from allocation.errors import AllocationError
 from allocation.exchange import ExchangeMode, bytes_exchanged, exchange
-from allocation.phase import ReallocationReport, reallocate
+from allocation.phase import Method, ReallocationReport, reallocate
 from allocation.sharded_costs import ShardedCosts
 from allocation.solvers import SolverName
 from allocation.statistics import StatisticsKind, WordStatistics, collect_statistics
 from allocation.storage import Storage
+from allocation.trust_region import Moves, TrustRegion
 
 __all__ = [
     "AllocationError",
@@ -24,6 +26,8 @@ __all__ = [
     "ExchangeMode",
     "FactoredCosts",
     "MPICommunicator",
+    "Method",
+    "Moves",
     "ReallocationReport",
     "RemoteError",
     "ShardedCosts",
@@ -32,8 +36,10 @@ __all__ = [
     "StatisticsKind",
     "Storage",
     "TorchCommunicator",
+    "TrustRegion",
     "WordStatistics",
     "bytes_exchanged",
+    "check_certificate",
     "collect_statistics",
     "exchange",
     "reallocate",

@@ -118,6 +118,11 @@ def save_statistics(path: Path, costs: CellCosts, table: WordTable) -> None:
     _write(path, _arrays_of(costs) | _table_arrays(_TABLE, table), None)
 
 
+def record_bytes(costs: CellCosts) -> int:
+    """Return how many bytes a file of these costs has, but for its table and prices."""
+    return sum(array.nbytes for array in _arrays_of(costs).values())
+
+
 def load_record(path: Path) -> Record:
     """Read what `save_record` or `save_statistics` wrote; its arrays stay on disk, memory-mapped.
 

@@ -47,7 +47,6 @@ class Try:
         gap_percent: how far `objective` may lie above the optimum, in percent of it.
         words_moved: words that have another cell than before.
         tokens_moved_fraction: their share of the training tokens.
-        seconds: that solving took.
     """
 
     stay_bonus: float
@@ -58,7 +57,6 @@ class Try:
     gap_percent: float
     words_moved: int
     tokens_moved_fraction: float
-    seconds: float
 
 
 def search(

@@ -49,6 +49,13 @@ def _reallocation(record: Record) -> Iterator[str]:
         ).format(**record)
 
 
+def _kept(record: Record) -> Iterator[str]:
+    yield (
+        "epoch {epoch:.2f} | the words stay: held-out loss {held_out_before:.4f}, with the least "
+        "moves of {num_tries} tables tried {held_out_after:.4f}"
+    ).format(num_tries=len(record["tries"]), **record)
+
+
 def _end(record: Record) -> Iterator[str]:
     for split, name in (("valid", "validation"), ("test", "test")):
         if f"{split}_perplexity" in record:
@@ -60,6 +67,7 @@ _LINES: dict[str, Callable[[Record], Iterator[str]]] = {
     "train": _train,
     "valid": _valid,
     "reallocation": _reallocation,
+    "kept": _kept,
     "end": _end,
 }
 

@@ -47,6 +47,11 @@ class RunDirectory:
         return self.path / "tables"
 
     @property
+    def certificates(self) -> Path:
+        """A folder a reallocation: the proof of how near the best its table is."""
+        return self.path / "certificates"
+
+    @property
     def tensorboard(self) -> Path:
         """TensorBoard's event files."""
         return self.path / "tensorboard"
@@ -58,6 +63,10 @@ class RunDirectory:
     def table(self, version: int) -> Path:
         """The file of a table version."""
         return self.tables / f"table-{version:04d}.arrow"
+
+    def certificate(self, version: int) -> Path:
+        """The folder of a table version's certificate."""
+        return self.certificates / f"table-{version:04d}"
 
     def create(self) -> None:
         """Make the folders.
@@ -91,7 +100,7 @@ class RunDirectory:
         temporary.replace(self.vocabulary)
 
     def rewind(self, step: int, table_version: int) -> None:
-        """Drop the metrics and tables that came after a checkpoint which is resumed from.
+        """Drop what came after a checkpoint which is resumed from: metrics, tables, certificates.
 
         Raises:
             RunError: the metrics are damaged elsewhere than in a last line without an end.
@@ -112,6 +121,9 @@ class RunDirectory:
         for later in self.tables.glob("table-*.arrow"):
             if int(later.stem.removeprefix("table-")) > table_version:
                 later.unlink()
+        for later in self.certificates.glob("table-*"):
+            if int(later.name.removeprefix("table-")) > table_version:
+                shutil.rmtree(later)
 
 
 def _came_before(record: dict[str, Any], step: int) -> bool:

@@ -23,7 +23,7 @@ from pydantic import (
 from pydantic.dataclasses import dataclass
 from pydantic_core import ErrorDetails
 
-from allocation import SolverName
+from allocation import ExchangeMode, Moves, SolverName
 from lightrnn.errors import LightRNNError
 from lightrnn.model import Cell
 
@@ -119,12 +119,40 @@ class AllocationSettings:
         0.01,
         "for when=plateau: share by which validation perplexity must fall from one to the next",
     )
-    solver: SolverName = _doc("auto", "auto is exact for small tables, alternating for others")
+    moves: Moves = _doc("all", "all: to any cell; columns: every word keeps its row")
+    solver: SolverName = _doc(
+        "auto", "for moves=all: auto is exact for small tables, auction for others"
+    )
     stay_bonus: NonNegativeFloat = _doc(
         0.0, "nats a token that leaving a row or a column has to gain at least"
     )
+    max_tries: NonNegativeInt = _doc(
+        0,
+        "tables tried, each with twice the bonus, until one is no worse on the validation text; 0 "
+        "takes the first one untried",
+    )
+    tolerance: NonNegativeFloat = _doc(
+        0.0, "nats a token by which a table that is tried may be worse right after the move"
+    )
+    time_budget_minutes: NonNegativeFloat = _doc(
+        0.0, "for each solution; then the best table found counts; 0 for no bound"
+    )
+    tokens: NonNegativeInt = _doc(
+        0, "about how many training tokens make the statistics, from the lanes' start; 0 for all"
+    )
+    exchange: ExchangeMode = _doc(
+        "dense", "dense: all words' statistics on rank 0; sharded: an equal share on every rank"
+    )
+    memory_gib: NonNegativeFloat = _doc(
+        0.0, "GiB a process for statistics; the rest goes to files in the run; 0 for no bound"
+    )
+    certificate_gib: NonNegativeFloat = _doc(
+        1.0, "largest certificate kept on file for `lightrnn verify`; 0 for none"
+    )
     measure_tokens: NonNegativeInt = _doc(
-        1_000_000, "about how many training tokens measure the loss right after a move; 0 for none"
+        1_000_000,
+        "about how many tokens measure a table that is tried, and the training loss right after "
+        "a move; 0 for none",
     )
     timeout_minutes: PositiveFloat = _doc(120.0, "how long ranks wait for the solver on rank 0")
 

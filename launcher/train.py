@@ -24,7 +24,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from allocation import reallocate
+from allocation import Method, Storage, TrustRegion, reallocate
 from data_shards import Corpus, LaneBatches, unigram_perplexity
 from launcher.batches import all_batches, to_device
 from launcher.checkpoint import save_checkpoint
@@ -48,7 +48,7 @@ from launcher.setup import (
 )
 from launcher.state import TrainingState
 from launcher.stop import STOPPED, StopRequest
-from lightrnn import Losses
+from lightrnn import Losses, WordTable
 from lightrnn.dropout import lane_keys
 
 log = logging.getLogger("lightrnn")
@@ -289,21 +289,25 @@ class Trainer:
         return evaluate(self.state.model, batches, self.processes, self.autocast, max_tokens)
 
     def _reallocate(self) -> None:
-        """Move words to better cells, and tell what was promised and what came of it."""
+        """Move words where that helps; tell what was promised and what came of it."""
         state, settings = self.state, self.settings.allocation
         before = state.valid_perplexity or self._valid_perplexity()
         with self.autocast():
             table, report = reallocate(
                 state.model,
                 state.table,
-                all_batches(self.batches.train, self.processes.device),
+                all_batches(self.batches.train, self.processes.device, settings.tokens or None),
                 group=self.solver_group,
-                solver=settings.solver,
-                stay_bonus=settings.stay_bonus,
+                method=self._reallocation_method(),
+                held_out_loss=self._held_out_loss,
+                certificate=self.run.certificate(state.table_version + 1),
                 on_progress=lambda line: log.info("  reallocation: %s", line),
             )
-        state.set_table(table, state.table_version + 1)
         state.rounds = state.rounds.after_reallocation()
+        if not report.accepted:
+            self._record("kept", **asdict(report))
+            return
+        state.set_table(table, state.table_version + 1)
         after = self._valid_perplexity()
         state.valid_perplexity = after or 0.0
         loss_after = None
@@ -318,6 +322,28 @@ class Trainer:
             valid_perplexity_before=before,
             valid_perplexity_after=after,
         )
+
+    def _reallocation_method(self) -> Method:
+        settings = self.settings.allocation
+        return Method(
+            solver=settings.solver,
+            exchange=settings.exchange,
+            trust_region=TrustRegion(
+                settings.moves, settings.stay_bonus, settings.tolerance, settings.max_tries
+            ),
+            time_budget_seconds=60 * settings.time_budget_minutes or None,
+            storage=Storage(settings.memory_gib or math.inf, self.run.path),
+            certificate_gib=settings.certificate_gib,
+        )
+
+    def _held_out_loss(self, table: WordTable) -> float:
+        """Return the loss with another table, on the validation text, or else on training text."""
+        state, max_tokens = self.state, self.settings.allocation.measure_tokens
+        state.model.set_table(table)
+        try:
+            return self._evaluate(self.batches.valid or self.batches.train, max_tokens or None).loss
+        finally:
+            state.model.set_table(state.table)
 
     def _log_interval(self) -> None:
         interval, self.interval = self.interval, self._new_interval()

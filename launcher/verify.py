@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from allocation import check_certificate
 from data_shards import Corpus, Vocabulary
 from launcher.checkpoint import (
     CheckpointError,
@@ -34,7 +35,8 @@ def verify(path: Path, on_progress: Callable[[str], None]) -> None:
 
 
 def verify_run(run: RunDirectory, on_progress: Callable[[str], None]) -> None:
-    """Check a run directory: settings, vocabulary, tables, metrics, checkpoints.
+    """Check a run directory: settings, vocabulary, tables and their certificates, metrics,
+    checkpoints.
 
     Raises:
         LightRNNError, CorpusError: the first thing that is wrong.
@@ -42,7 +44,7 @@ def verify_run(run: RunDirectory, on_progress: Callable[[str], None]) -> None:
     read_settings(run.config)
     vocabulary = Vocabulary.load(run.vocabulary)
     on_progress(f"vocabulary of {len(vocabulary)} words")
-    fingerprints = {}
+    tables = {}
     for path in sorted(run.tables.glob("table-*.arrow")):
         table = WordTable.load(path)
         if table.num_words != len(vocabulary):
@@ -50,14 +52,22 @@ def verify_run(run: RunDirectory, on_progress: Callable[[str], None]) -> None:
                 f"{path} has {table.num_words} words, expected {len(vocabulary)} as in the "
                 "vocabulary; start the run again, which writes it anew"
             )
-        fingerprints[int(path.stem.removeprefix("table-"))] = table.fingerprint
+        version = int(path.stem.removeprefix("table-"))
+        tables[version] = table
         on_progress(path.name)
+        if run.certificate(version).is_dir():
+            claim = check_certificate(run.certificate(version), table)
+            on_progress(
+                f"certificate of {path.name}: loss {claim.objective:.1f} nats, no table below "
+                f"{claim.lower_bound:.1f}, gap {claim.gap_percent:.4f} %"
+            )
     _verify_metrics(run.metrics)
     on_progress(run.metrics.name)
     for checkpoint in list_checkpoints(run):
         meta = verify_checkpoint(checkpoint)
         load_vocabulary(run, meta)
-        if fingerprints.get(meta.table_version) != meta.table_fingerprint:
+        saved = tables.get(meta.table_version)
+        if saved is None or saved.fingerprint != meta.table_fingerprint:
             raise CheckpointError(
                 f"{checkpoint} holds another table {meta.table_version} than {run.tables}; "
                 "remove the table's file and start the run again, which writes it anew"

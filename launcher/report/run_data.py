@@ -34,6 +34,7 @@ class RunData:
         train: the training records that count, in order of steps.
         valid: the validations that count.
         reallocations: the reallocations that count.
+        kept: those whose tables were tried and not taken.
         end: the last record of a finished run, else None.
         last: the last record of all, whatever its event.
         elapsed_seconds: the time that all starts together took, NaN where none is told.
@@ -48,6 +49,7 @@ class RunData:
     train: list[Record]
     valid: list[Record]
     reallocations: list[Record]
+    kept: list[Record]
     end: Record | None
     last: Record
     elapsed_seconds: float
@@ -102,6 +104,7 @@ def read_run(directory: Path) -> RunData:
         train=events["train"],
         valid=events["valid"],
         reallocations=events["reallocation"],
+        kept=events["kept"],
         end=events["end"][-1] if events["end"] else None,
         last=records[-1],
         elapsed_seconds=_sum_elapsed(records),
@@ -148,14 +151,14 @@ def _read_records(path: Path) -> tuple[list[Record], int]:
 def _drop_superseded(records: list[Record]) -> dict[str, list[Record]]:
     """Sort records by event, without those that a resume from an earlier checkpoint took back."""
     events: dict[str, list[Record]] = {
-        event: [] for event in ("start", "train", "valid", "reallocation", "end")
+        event: [] for event in ("start", "train", "valid", "reallocation", "kept", "end")
     }
     for record in records:
         event = record["event"]
         if event == "start":
             step = number_or(record, "step", 0)
             version = number_or(record, "table_version", 0)
-            for name in ("train", "valid", "reallocation"):
+            for name in ("train", "valid", "reallocation", "kept"):
                 events[name] = [
                     earlier
                     for earlier in events[name]

@@ -111,7 +111,8 @@ def curves_section(pictures: Mapping[str, bytes]) -> Html:
 def reallocations_section(run: RunData, pictures: Mapping[str, bytes]) -> Html:
     """Show what each reallocation promised, did and cost."""
     if not run.reallocations:
-        return note("No reallocation has taken place yet.")
+        yet = note("No reallocation has taken place yet.")
+        return join([yet, _tries(run)]) if run.kept else yet
     return join(
         [
             picture_if_drawn(
@@ -126,6 +127,7 @@ def reallocations_section(run: RunData, pictures: Mapping[str, bytes]) -> Html:
                 "Losses in nats per token of the training text; gap: how far at most the "
                 "solver's result lies above its optimum."
             ),
+            _tries(run),
             element("h3", "What they took"),
             _efforts(run.reallocations),
         ]
@@ -159,6 +161,51 @@ def _outcomes(reallocations: list[Record]) -> Html:
         for record in reallocations
     ]
     return table(headers, lines, numeric="nntnnnnnnnn")
+
+
+def _tries(run: RunData) -> Html:
+    """List the tables that were tried on held-out text, where any were."""
+    tried = sorted(
+        (record for record in run.reallocations + run.kept if "held_out_before" in record),
+        key=lambda record: number(record, "step"),
+    )
+    if not tried:
+        return join([])
+    headers = [
+        *("Epoch", "Moves", "Bonus", "Tokens moved", "Loss predicted", "Held-out loss before"),
+        *("Held-out loss after", "Outcome"),
+    ]
+    lines = [
+        [
+            decimal(number(record, "epoch")),
+            str(record.get("moves", NONE)),
+            decimal(number(attempt, "stay_bonus")),
+            percent(number(attempt, "tokens_moved_fraction")),
+            decimal(number(attempt, "loss_predicted"), 4),
+            decimal(number(record, "held_out_before"), 4),
+            decimal(number(attempt, "held_out_loss"), 4),
+            _outcome(record, attempt),
+        ]
+        for record in tried
+        for attempt in record.get("tries", [])
+    ]
+    return join(
+        [
+            element("h3", "What was tried"),
+            table(headers, lines, numeric="ntnnnnnt"),
+            note(
+                "Each table has twice the bonus for staying of the one before, in nats per token; "
+                "the best one is taken if its held-out loss is tolerated."
+            ),
+        ]
+    )
+
+
+def _outcome(record: Record, attempt: Record) -> str:
+    if record.get("event") == "kept":
+        return "words stay"
+    taken = record.get("held_out_after") == attempt.get("held_out_loss")
+    return "taken" if taken else "not taken"
 
 
 def _efforts(reallocations: list[Record]) -> Html:

@@ -30,6 +30,7 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from launcher.checkpoint import list_checkpoints
 from launcher.run_dir import RunDirectory
 from launcher.safe_reader import SafeReader
+from lightrnn import WordTable
 
 Program = Literal["train", "lightrnn"]
 Hook = Callable[[], None]
@@ -241,6 +242,18 @@ def _lose_a_number_at_step(step: int) -> None:
 
     train.lane_keys = keys
     LightRNN.forward = broken  # type: ignore[method-assign]
+
+
+def find_all_moves_bad() -> None:
+    """Let every table but the one in force be measured as worse by a nat."""
+    from launcher.train import Trainer
+
+    measured = Trainer._held_out_loss
+
+    def worse(trainer: Trainer, table: WordTable) -> float:
+        return measured(trainer, table) + (table != trainer.state.table)
+
+    Trainer._held_out_loss = worse  # type: ignore[method-assign]
 
 
 def options(**settings: object) -> list[str]:

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pytest
 
 from allocation.phase import ReallocationReport, Seconds
+from allocation.trust_region import Try
 from launcher.report import write_report
 from launcher.report.bars import lower_bounds
 from launcher.report.curves import smooth
@@ -111,20 +112,7 @@ class FakeRun:
         """Swap `word1` with another, and tell of it in the very fields that the phase returns."""
         self.cells[[1, swapped]] = self.cells[[swapped, 1]]
         self.save_table(version)
-        report = ReallocationReport(
-            solver="exact",
-            tokens=1000,
-            loss_before=5.0,
-            loss_predicted=4.5,
-            solver_objective=4.3,
-            lower_bound=4.2,
-            gap_percent=0.0123,
-            words_moved=2,
-            words_moved_fraction=0.02,
-            tokens_moved_fraction=0.2,
-            seconds=Seconds(statistics=12.5, exchange=0.5, solve=75.0, commit=0.1),
-            bytes_exchanged=3 * 1024**2,
-        )
+        report = self.report(accepted=True)
         self.log(
             "reallocation",
             step,
@@ -133,6 +121,46 @@ class FakeRun:
             loss_after=5.2,
             valid_perplexity_before=171.25,
             valid_perplexity_after=188.75,
+        )
+
+    def report(self, accepted: bool) -> ReallocationReport:
+        """Return the fields that the phase returns, after two tries."""
+        after = (5.0625, 4.9375) if accepted else (5.0625, 5.03125)
+        tries = [
+            Try(
+                stay_bonus=bonus,
+                loss_predicted=4.5,
+                held_out_loss=loss,
+                objective=4.3,
+                lower_bound=4.2,
+                gap_percent=0.0123,
+                words_moved=2,
+                tokens_moved_fraction=0.2,
+            )
+            for bonus, loss in zip((0.25, 0.5), after, strict=True)
+        ]
+        return ReallocationReport(
+            accepted=accepted,
+            solver="exact",
+            moves="columns",
+            exchange="dense",
+            tokens=1000,
+            standard_error=0.01,
+            loss_before=5.0,
+            loss_predicted=4.5,
+            solver_objective=4.3,
+            lower_bound=4.2,
+            gap_percent=0.0123,
+            gap_nats=0.1,
+            words_moved=2,
+            words_moved_fraction=0.02,
+            tokens_moved_fraction=0.2,
+            held_out_before=5.0,
+            held_out_after=after[-1],
+            tolerance=0.0,
+            tries=tries,
+            seconds=Seconds(statistics=12.5, exchange=0.5, solve=75.0, measure=0.1),
+            bytes_exchanged=3 * 1024**2,
         )
 
     def finish(self) -> None:
@@ -215,6 +243,16 @@ def test_a_finished_run_is_told_whole(fake_run: FakeRun) -> None:
     assert "Moved most often" in text
     for folder_entry in fake_run.directory.rglob("*"):
         assert "unfinished" not in folder_entry.name
+
+
+def test_tables_that_were_tried_are_told(fake_run: FakeRun) -> None:
+    fake_run.start()
+    fake_run.reallocate(10, 1, swapped=50)
+    fake_run.log("kept", 20, 1, **asdict(fake_run.report(accepted=False)))
+    text = text_of(read_page(write_report(fake_run.directory))[0])
+    assert "What was tried" in text
+    for fact in ("columns", "5.0625", "4.9375", "5.0312", "not taken", "words stay"):
+        assert fact in text
 
 
 def test_the_page_needs_no_other_file(fake_run: FakeRun) -> None:

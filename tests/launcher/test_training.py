@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from launcher_runs import (
     checkpoint_of,
     checkpoint_steps,
+    find_all_moves_bad,
     lose_a_number_at_step,
     measured,
     read_records,
@@ -16,6 +18,8 @@ from launcher_runs import (
 )
 
 from launcher.checkpoint import read_meta, verify_checkpoint
+from launcher.verify import verify
+from lightrnn import LightRNNError, WordTable
 
 Options = Callable[..., list[str]]
 
@@ -101,6 +105,45 @@ def test_a_plateau_moves_words(tiny: Options, tmp_path: Path) -> None:
     assert valid == list(range(0, 49, 6))
     moved = [(r["step"], r["table_version"]) for r in read_records(run_dir, "reallocation")]
     assert moved == [(6, 1), (18, 2)]
+
+
+def test_tables_are_taken_where_they_help_and_proven_on_file(tiny: Options, tmp_path: Path) -> None:
+    """Two exchanges, statistics in files of a sample of the text: one table, and its proof."""
+    trial = {"allocation__max_tries": 2, "allocation__moves": "columns", "train__epochs": 0.6}
+    for name, size, exchange, tolerance in (("a", 2, "sharded", 9), ("b", 1, "dense", 9)):
+        options = {**trial, "allocation__exchange": exchange, "allocation__tolerance": tolerance}
+        options |= {"allocation__memory_gib": 1e-6, "allocation__tokens": 3000}
+        run("train", tiny(tmp_path / name, **options), tmp_path / f"logs-{name}", size).check()
+        (moved,) = read_records(tmp_path / name, "reallocation")
+        assert moved["held_out_after"] == pytest.approx(
+            math.log(moved["valid_perplexity_after"]), rel=1e-6
+        )
+        assert moved["held_out_after"] == min(one["held_out_loss"] for one in moved["tries"])
+        assert 3000 <= moved["tokens"] < 3200
+        assert moved["standard_error"] > 0
+        lines: list[str] = []
+        verify(tmp_path / name, lines.append)
+        assert any(line.startswith("certificate of table-0001.arrow: loss ") for line in lines)
+    tables = [WordTable.load(tmp_path / name / "tables" / "table-0001.arrow") for name in "ab"]
+    assert tables[0] == tables[1]
+    (tmp_path / "a" / "tables" / "table-0001.arrow").unlink()
+    shutil.copy(tmp_path / "a/tables/table-0000.arrow", tmp_path / "a/tables/table-0001.arrow")
+    with pytest.raises(LightRNNError, match=r"part-00000-of-00002\.safetensors is of another"):
+        verify(tmp_path / "a", lambda _: None)
+
+
+def test_words_stay_where_no_table_is_better(tiny: Options, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    arguments = tiny(run_dir, allocation__max_tries=3, train__epochs=0.6)
+    hooks = dict.fromkeys(range(2), find_all_moves_bad)
+    told = run("train", arguments, tmp_path / "logs", 2, hooks).check().errors[0]
+    assert "epoch 0.50 | the words stay: held-out loss" in told
+    assert not read_records(run_dir, "reallocation")
+    (kept,) = read_records(run_dir, "kept")
+    assert [one["stay_bonus"] for one in kept["tries"]] == [0.0, 0.1, 0.2]
+    assert not list(run_dir.glob("certificates/*"))
+    assert [path.name for path in run_dir.glob("tables/*")] == ["table-0000.arrow"]
+    assert read_records(run_dir)[-1]["table_version"] == 0
 
 
 def test_words_stay_where_they_never_move(tiny: Options, tmp_path: Path) -> None:
