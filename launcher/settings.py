@@ -67,7 +67,10 @@ class DataSettings:
 class TableSettings:
     """The word table that training starts from."""
 
-    init: str = _doc("random", "random, frequency, or the path of a table saved before")
+    init: str = _doc(
+        "random",
+        "random, frequency, svd (words with like neighbours share lines), or a saved table's path",
+    )
     num_rows: NonNegativeInt = _doc(0, "rows; 0 for the ceiling of the vocabulary's square root")
     num_columns: NonNegativeInt = _doc(0, "columns; 0 for the same")
 

@@ -6,8 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
+from allocation import Communicator, run_together
+from allocation.warm_start import svd_table
 from data_shards import Corpus, LaneBatches
 from data_shards.corpus import check_file
 from launcher.batches import evaluation_batches, training_batches
@@ -18,7 +21,7 @@ from launcher.checkpoint import (
     verify_checkpoint,
 )
 from launcher.optimization import make_optimizer
-from launcher.processes import Processes
+from launcher.processes import USER_ERRORS, Processes
 from launcher.run_dir import RunDirectory
 from launcher.settings import ModelSettings, Settings, SettingsError
 from launcher.state import TrainingState
@@ -105,42 +108,62 @@ def make_model(
     return LightRNN(shape, num_words, settings.dropout)
 
 
-def first_table(settings: Settings, corpus: Corpus) -> WordTable:
-    """Return the table that training starts from.
+def first_table(
+    settings: Settings, corpus: Corpus, run: RunDirectory, communicator: Communicator
+) -> WordTable:
+    """Return the table that training starts from; called by all ranks.
 
     Raises:
         WordTableError: the table is too small for the vocabulary, or its file cannot be used.
         SettingsError: the table of a file does not fit the vocabulary.
     """
     vocabulary = corpus.vocabulary
-    num_words = len(vocabulary)
-    side, _ = default_shape(num_words)
-    num_rows = settings.table.num_rows or side
-    num_columns = settings.table.num_columns or side
-    match settings.table.init:
-        case "random":
-            return WordTable.random(num_words, num_rows, num_columns, settings.train.seed)
-        case "frequency":
-            return WordTable.by_frequency(vocabulary.counts, num_rows, num_columns)
-        case path:
-            table = WordTable.load(Path(path))
-            if table.num_words != num_words:
-                raise SettingsError(
-                    f"the table {path} has {table.num_words} words, the corpus {num_words}; "
-                    "change table.init (random, frequency, or a table of this corpus)"
-                )
-            return table
+    side, _ = default_shape(len(vocabulary))
+    shape = settings.table.num_rows or side, settings.table.num_columns or side
+    seed = settings.train.seed
+    has_checkpoints = np.array([len(list_checkpoints(run)) > 0], dtype=np.int64)
+    communicator.all_reduce(has_checkpoints)
+    if settings.table.init == "svd" and not has_checkpoints[0]:
+        return svd_table(
+            corpus.split("train"),
+            vocabulary.counts,
+            *shape,
+            seed,
+            communicator,
+            user_errors=USER_ERRORS,
+            on_progress=lambda line: log.info("  first table: %s", line),
+        )
+
+    def make() -> WordTable:
+        match settings.table.init:
+            case "random" | "svd":  # with a checkpoint, whose table follows
+                return WordTable.random(len(vocabulary), *shape, seed)
+            case "frequency":
+                return WordTable.by_frequency(vocabulary.counts, *shape)
+            case path:
+                return _load_table(path, len(vocabulary))
+
+    return run_together(make, communicator, USER_ERRORS)
+
+
+def _load_table(path: str, num_words: int) -> WordTable:
+    table = WordTable.load(Path(path))
+    if table.num_words != num_words:
+        raise SettingsError(
+            f"the table {path} has {table.num_words} words, the corpus {num_words}; "
+            "change table.init (random, frequency, svd, or a table of this corpus)"
+        )
+    return table
 
 
 def first_state(
-    settings: Settings, corpus: Corpus, batches: SplitBatches, processes: Processes
+    settings: Settings, table: WordTable, batches: SplitBatches, processes: Processes
 ) -> TrainingState:
     """Return the state at step 0.
 
     Raises:
         LightRNNError: sizes do not fit together.
     """
-    table = first_table(settings, corpus)
     torch.manual_seed(settings.train.seed)
     model = make_model(settings.model, table.num_words, table.num_rows, table.num_columns)
     model = model.to(processes.device)

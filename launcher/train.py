@@ -24,7 +24,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from allocation import Method, Storage, TrustRegion, reallocate
+from allocation import Method, Storage, TorchCommunicator, TrustRegion, reallocate
 from data_shards import Corpus, LaneBatches, unigram_perplexity
 from launcher.batches import all_batches, to_device
 from launcher.checkpoint import save_checkpoint
@@ -41,6 +41,7 @@ from launcher.setup import (
     check_extras,
     cut_batches,
     first_state,
+    first_table,
     fixed_settings,
     loader_position,
     open_corpus,
@@ -96,7 +97,9 @@ def train(settings: Settings, processes: Processes) -> int:
     processes.together(lambda: check_extras(settings))
     corpus = processes.together(lambda: open_corpus(settings, processes))
     batches = processes.together(lambda: cut_batches(corpus, settings, processes))
-    state = processes.together(lambda: first_state(settings, corpus, batches, processes))
+    solver_group = processes.new_group(settings.allocation.timeout_minutes)
+    table = first_table(settings, corpus, run, TorchCommunicator(solver_group))
+    state = processes.together(lambda: first_state(settings, table, batches, processes))
     autocast = processes.together(lambda: autocast_for(settings.train, processes.device))
     resumed = resume(run, state, settings, corpus, processes)
 
@@ -126,7 +129,7 @@ def train(settings: Settings, processes: Processes) -> int:
             state=state,
             metrics=metrics,
             autocast=autocast,
-            solver_group=processes.new_group(settings.allocation.timeout_minutes),
+            solver_group=solver_group,
         )
         with StopRequest() as stop_request:
             reached = trainer.train(stop_request)

@@ -1,0 +1,104 @@
+"""Vectors of words from what stands next to them: shifted positive PMI and its singular vectors.
+
+The method is that of Levy, Goldberg, "Neural word embedding as implicit matrix factorization",
+2014, with the randomised decomposition of Halko, Martinsson, Tropp, "Finding structure with
+randomness", 2011, algorithms 4.4 and 5.1.
+
+Legend: V words, K contexts, D dimensions, S dimensions of the sketch.
+"""
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+
+from allocation.warm_start.neighbours import NeighbourCounts
+
+NUM_DIMENSIONS = 64
+"""Of each view."""
+
+CONTEXT_SMOOTHING = 0.75
+"""Power of the contexts' counts: rare contexts get less weight (Levy et al., 2015)."""
+
+SHIFT = 5.0
+"""Pairs count that are more than this many times as frequent as by chance."""
+
+NUM_OVERSAMPLES = 32
+NUM_POWER_ITERATIONS = 4
+
+FloatMatrix = npt.NDArray[np.float32]
+
+
+def word_vectors(
+    neighbours: NeighbourCounts, seed: int, num_dimensions: int = NUM_DIMENSIONS
+) -> FloatMatrix:
+    """Describe each word by the words before it and by the words after it.
+
+    Args:
+        neighbours: counts of pairs; they are overwritten.
+        seed: of the random decomposition.
+        num_dimensions: of each of both views, where the text has as many.
+
+    Returns:
+        Vectors of length 1 (0 for words without neighbours), float32 [V, 2D].
+    """
+    views = []
+    for counts in (neighbours.after, neighbours.before):
+        weigh_by_information(counts)
+        left_VD, singular_D = truncated_svd(counts, num_dimensions, seed)
+        views.append(unit_length(left_VD * singular_D))
+    return unit_length(np.concatenate(views, axis=1))
+
+
+def weigh_by_information(counts: sparse.csr_array, shift: float = SHIFT) -> None:
+    """Replace counts by shifted positive pointwise mutual information.
+
+    `max(0, log(p(word, context) / (p(word) * p(context))) - log(shift))`, with the contexts'
+    probabilities smoothed.
+
+    Args:
+        counts: how often each word has each context, [V, K]; overwritten.
+        shift: pairs have to be this many times more frequent than by chance.
+    """
+    per_word = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
+    per_context = np.asarray(counts.sum(axis=0), dtype=np.float64).ravel() ** CONTEXT_SMOOTHING
+    per_context /= max(per_context.sum(), 1.0)
+    words_per_block = 1 << 16
+    for start in range(0, len(per_word), words_per_block):
+        ends = counts.indptr[start : start + words_per_block + 1]
+        block = slice(ends[0], ends[-1])
+        by_chance = np.repeat(per_word[start : start + words_per_block], np.diff(ends))
+        by_chance *= shift * per_context[counts.indices[block]]
+        counts.data[block] = np.maximum(np.log(counts.data[block] / by_chance), 0.0)
+
+
+def truncated_svd(
+    matrix: sparse.csr_array, num_dimensions: int, seed: int
+) -> tuple[FloatMatrix, FloatMatrix]:
+    """Return the first left singular vectors, float32 [V, D], and singular values, float32 [D].
+
+    Args:
+        matrix: float32 [V, K].
+        num_dimensions: D at most; the smaller side of the matrix bounds it.
+        seed: of the sketch.
+    """
+    num_words, num_contexts = matrix.shape
+    width = min(num_dimensions + NUM_OVERSAMPLES, num_words, num_contexts)
+    random = np.random.default_rng(seed)
+    sketch_KS = random.standard_normal((num_contexts, width), dtype=np.float32)
+    basis_VS = _orthonormal(matrix @ sketch_KS)
+    for _ in range(NUM_POWER_ITERATIONS):
+        basis_VS = _orthonormal(matrix @ _orthonormal(matrix.T @ basis_VS))
+    inner_KS = matrix.T @ basis_VS
+    left_SS, singular_S = np.linalg.svd(inner_KS.T, full_matrices=False)[:2]
+    width = min(num_dimensions, width)
+    return basis_VS @ left_SS[:, :width], singular_S[:width]
+
+
+def unit_length(vectors: FloatMatrix) -> FloatMatrix:
+    """Return vectors [N, D] scaled to length 1; those of length 0 stay."""
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.asarray(vectors / np.maximum(lengths, np.finfo(np.float32).tiny), dtype=np.float32)
+
+
+def _orthonormal(matrix: FloatMatrix) -> FloatMatrix:
+    return np.asarray(np.linalg.qr(matrix)[0])
