@@ -245,6 +245,12 @@ class FactoredCosts(CellCosts):
         super().__init__(counts, len(vectors[0]), len(vectors[1]))
         self.features, self.vectors = features, vectors
         self.biases, self.constants = biases, constants
+        # In float64: there the products of what `shorten` leaves are exact, and a word has the
+        # same losses in any block of words, on any rank.
+        self._to_losses = [
+            (-np.asarray(vectors_LF, np.float64).T, np.asarray(biases_L, np.float64))
+            for vectors_LF, biases_L in zip(vectors, biases, strict=True)
+        ]
         for side, name in enumerate(("row", "column")):
             width = vectors[side].shape[1]
             found = features[side].shape, biases[side].shape, constants[side].shape
@@ -269,11 +275,9 @@ class FactoredCosts(CellCosts):
         return by_row, by_column
 
     def _side_losses(self, side: int, words: Words, dtype: type[np.floating]) -> FloatArray:
-        # In float64 for float32, too: there the products of what `shorten` leaves are exact, and
-        # a word has the same losses in any block of words, on any rank.
-        features = np.asarray(self.features[side][words], dtype=np.float64)
-        loss: FloatArray = features @ -self.vectors[side].T.astype(np.float64)
-        loss -= self.counts_V[words, None] * self.biases[side].astype(np.float64)
+        vectors_FL, biases_L = self._to_losses[side]
+        loss: FloatArray = np.asarray(self.features[side][words], np.float64) @ vectors_FL
+        loss -= self.counts_V[words, None] * biases_L
         if dtype is np.float32:
             loss -= loss.min(axis=1, keepdims=True)
         else:

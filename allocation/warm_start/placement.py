@@ -1,9 +1,9 @@
 """A table from vectors of words: every word near the sum of its row's and its column's vector.
 
 The vector of a word is to be `row vector + column vector`, with the least weighted sum of squared
-errors over all tables and all such vectors. From a table by chance, and by turns: the words of each
-row are matched to the columns, the words of each column to the rows, both exactly, and the vectors
-are fitted to the words again. The error never rises.
+errors over all tables and all such vectors. At first rows are clusters of like words. Then, by
+turns: the words of each row are matched to the columns, the words of each column to the rows, both
+exactly, and the vectors are fitted to the words again. The error never rises.
 
 Legend: V words, R rows, C columns, D dimensions, N words of a line, L lines: all rows, or all
 columns; P places in a line: the columns of a row, or the rows of a column.
@@ -13,13 +13,17 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+import numba
 import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 from scipy.optimize import linear_sum_assignment
 
+from allocation.warm_start.word_vectors import unit_length
 from lightrnn.table import WordTable
 
+NUM_CLUSTERINGS = 12
+WORDS_PER_BLOCK = 4096
 MAX_SWEEPS = 12
 MIN_GAIN = 4e-3
 """A sweep that takes less than this share off the error is the last: nothing is gained by more."""
@@ -42,7 +46,8 @@ def place_words(
         start: where words are at first, best by chance.
         on_progress: gets one line a sweep.
     """
-    grid = _Grid(vectors_VD, weights_V, start)
+    grid = _Grid(vectors_VD, weights_V, cluster_rows(vectors_VD, weights_V, start))
+    on_progress(f"placing words: clustered into {start.num_rows} rows")
     error = grid.error()
     for sweep in range(1, MAX_SWEEPS + 1):
         grid.sweep()
@@ -51,6 +56,50 @@ def place_words(
         if before - error <= MIN_GAIN * before:
             break
     return WordTable(grid.row_of_word, grid.column_of_word, start.num_rows, start.num_columns)
+
+
+def cluster_rows(vectors_VD: FloatArray, weights_V: FloatArray, start: WordTable) -> WordTable:
+    """Return a table whose rows are clusters of like words, by k-means on the sphere.
+
+    No row may hold more words than it has columns. The words of most weight choose first, so that
+    those that find their best row full weigh little.
+
+    Args:
+        vectors_VD, weights_V: as in `place_words`.
+        start: its rows are the first clusters.
+    """
+    order = np.argsort(-weights_V, kind="stable")
+    row_of_word = start.row_of_word.copy()
+    for _ in range(NUM_CLUSTERINGS):
+        ends = np.arange(len(order) + 1)
+        members_RV = sparse.csc_array(
+            (weights_V, row_of_word, ends), shape=(start.num_rows, len(order))
+        )
+        centers_RD = unit_length(members_RV @ vectors_VD)
+        sizes_R = np.zeros(start.num_rows, np.int32)
+        for words in np.split(order, range(WORDS_PER_BLOCK, len(order), WORDS_PER_BLOCK)):
+            likeness_NR = vectors_VD[words] @ centers_RD.T
+            _choose_rows(words, likeness_NR, start.num_columns, sizes_R, row_of_word)
+    # Columns by chance: were frequent words together in some, matching would leave them there.
+    by_chance = np.lexsort((start.column_of_word, start.row_of_word, row_of_word))
+    first_of_row_R = np.concatenate([[0], np.cumsum(sizes_R)[:-1]])
+    column_of_word = np.empty_like(row_of_word)
+    column_of_word[by_chance] = np.arange(len(order)) - first_of_row_R[row_of_word[by_chance]]
+    return WordTable(row_of_word, column_of_word, start.num_rows, start.num_columns)
+
+
+@numba.njit(cache=True)
+def _choose_rows(  # type: ignore[no-untyped-def]
+    words, likeness_NR, capacity, sizes_R, row_of_word
+):
+    """Put each word into the row that it is most like, of those with room."""
+    for number in range(len(words)):
+        best, best_row = -np.inf, -1
+        for row in range(len(sizes_R)):
+            if sizes_R[row] < capacity and (best_row < 0 or likeness_NR[number, row] > best):
+                best, best_row = likeness_NR[number, row], row
+        row_of_word[words[number]] = best_row
+        sizes_R[best_row] += 1
 
 
 class _Grid:
