@@ -132,6 +132,23 @@ def test_tables_are_taken_where_they_help_and_proven_on_file(tiny: Options, tmp_
         verify(tmp_path / "a", lambda _: None)
 
 
+def test_a_first_table_from_the_text_is_made_once_by_any_number(
+    tiny: Options, tmp_path: Path
+) -> None:
+    tables = []
+    for size in (1, 2):
+        run_dir = tmp_path / f"run-{size}"
+        arguments = tiny(run_dir, table__init="svd", train__max_steps=3)
+        told = run("train", arguments, tmp_path / f"logs-{size}", size).check(75).errors[0]
+        assert "first table: counting neighbours in 6000 tokens" in told
+        tables.append(WordTable.load(run_dir / "tables" / "table-0000.arrow"))
+    assert tables[0] == tables[1]
+    assert tables[0] != WordTable.random(tables[0].num_words, 16, 16, 1)
+    arguments = tiny(run_dir, table__init="svd", train__max_steps=5)
+    assert "first table" not in run("train", arguments, tmp_path / "on", 2).check(75).errors[0]
+    assert WordTable.load(run_dir / "tables" / "table-0000.arrow") == tables[0]
+
+
 def test_words_stay_where_no_table_is_better(tiny: Options, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     arguments = tiny(run_dir, allocation__max_tries=3, train__epochs=0.6)
