@@ -46,7 +46,7 @@ MAX_RAISE = 2**10
 """After every so many lists a word's increment doubles, up to so many times the first one: where
 equal words fight for equal cells, prices would rise by ever so many tiny steps."""
 
-CELLS_PER_WORD = 24
+CELLS_PER_WORD = 48
 LINES_PER_WORD = 64
 WORDS_PER_BATCH = 4096
 LEAST_WORDS_PER_BATCH = 64
