@@ -69,7 +69,8 @@ class TableSettings:
 
     init: str = _doc(
         "random",
-        "random, frequency, svd (words with like neighbours share lines), or a saved table's path",
+        "random, frequency, svd (words with like neighbours share lines), context (by a small "
+        "model of the last words), or a saved table's path",
     )
     num_rows: NonNegativeInt = _doc(0, "rows; 0 for the ceiling of the vocabulary's square root")
     num_columns: NonNegativeInt = _doc(0, "columns; 0 for the same")

@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 
-from allocation import Communicator, run_together
-from allocation.warm_start import svd_table
+from allocation import TorchCommunicator, run_together
+from allocation.warm_start import context_table, svd_table
 from data_shards import Corpus, LaneBatches
 from data_shards.corpus import check_file
-from launcher.batches import evaluation_batches, training_batches
+from launcher.batches import all_batches, evaluation_batches, training_batches
 from launcher.checkpoint import (
     CheckpointError,
     list_checkpoints,
@@ -28,6 +29,9 @@ from launcher.state import TrainingState
 from lightrnn import LightRNN, ModelShape, WordTable, default_shape
 
 log = logging.getLogger("lightrnn")
+
+CONTEXT_TOKENS = 4_000_000
+"""About how many training tokens a round of `table.init=context` reads, from the lanes' start."""
 
 
 @dataclass(frozen=True)
@@ -109,9 +113,16 @@ def make_model(
 
 
 def first_table(
-    settings: Settings, corpus: Corpus, run: RunDirectory, communicator: Communicator
+    settings: Settings,
+    corpus: Corpus,
+    batches: SplitBatches,
+    run: RunDirectory,
+    processes: Processes,
+    group: dist.ProcessGroup,
 ) -> WordTable:
     """Return the table that training starts from; called by all ranks.
+
+    Where the run has checkpoints their table follows, and no time is spent on the first one.
 
     Raises:
         WordTableError: the table is too small for the vocabulary, or its file cannot be used.
@@ -121,9 +132,17 @@ def first_table(
     side, _ = default_shape(len(vocabulary))
     shape = settings.table.num_rows or side, settings.table.num_columns or side
     seed = settings.train.seed
+    communicator = TorchCommunicator(group)
     has_checkpoints = np.array([len(list_checkpoints(run)) > 0], dtype=np.int64)
     communicator.all_reduce(has_checkpoints)
-    if settings.table.init == "svd" and not has_checkpoints[0]:
+    init = settings.table.init
+    if init in ("svd", "context") and has_checkpoints[0]:
+        init = "random"
+
+    def tell(line: str) -> None:
+        log.info("  first table: %s", line)
+
+    if init == "svd":
         return svd_table(
             corpus.split("train"),
             vocabulary.counts,
@@ -131,12 +150,22 @@ def first_table(
             seed,
             communicator,
             user_errors=USER_ERRORS,
-            on_progress=lambda line: log.info("  first table: %s", line),
+            on_progress=tell,
+        )
+    if init == "context":
+        return context_table(
+            lambda: all_batches(batches.train, processes.device, CONTEXT_TOKENS),
+            len(vocabulary),
+            *shape,
+            seed,
+            group,
+            device=processes.device,
+            on_progress=tell,
         )
 
     def make() -> WordTable:
-        match settings.table.init:
-            case "random" | "svd":  # with a checkpoint, whose table follows
+        match init:
+            case "random":
                 return WordTable.random(len(vocabulary), *shape, seed)
             case "frequency":
                 return WordTable.by_frequency(vocabulary.counts, *shape)
@@ -151,7 +180,7 @@ def _load_table(path: str, num_words: int) -> WordTable:
     if table.num_words != num_words:
         raise SettingsError(
             f"the table {path} has {table.num_words} words, the corpus {num_words}; "
-            "change table.init (random, frequency, svd, or a table of this corpus)"
+            "change table.init (random, frequency, svd, context, or a table of this corpus)"
         )
     return table
 

@@ -24,7 +24,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from allocation import Method, Storage, TorchCommunicator, TrustRegion, reallocate
+from allocation import Method, Storage, TrustRegion, reallocate
 from data_shards import Corpus, LaneBatches, unigram_perplexity
 from launcher.batches import all_batches, to_device
 from launcher.checkpoint import save_checkpoint
@@ -98,7 +98,7 @@ def train(settings: Settings, processes: Processes) -> int:
     corpus = processes.together(lambda: open_corpus(settings, processes))
     batches = processes.together(lambda: cut_batches(corpus, settings, processes))
     solver_group = processes.new_group(settings.allocation.timeout_minutes)
-    table = first_table(settings, corpus, run, TorchCommunicator(solver_group))
+    table = first_table(settings, corpus, batches, run, processes, solver_group)
     state = processes.together(lambda: first_state(settings, table, batches, processes))
     autocast = processes.together(lambda: autocast_for(settings.train, processes.device))
     resumed = resume(run, state, settings, corpus, processes)
