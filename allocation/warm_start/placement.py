@@ -169,11 +169,22 @@ class _Grid:
             words = words_of_line[line]
             left_ND = self.vectors_VD[words] - line_vectors_LD[line]
             error_NP = half_squares_P - left_ND @ place_vectors_PD.T
-            _, places = linear_sum_assignment(error_NP * self.weights_V[words, None])
-            place_of_word[words] = places
+            error_NP *= self.weights_V[words, None]
+            _, place_of_word[words] = linear_sum_assignment(_reduced(error_NP))
 
         num_lines = len(line_vectors_LD)
         ends = np.cumsum(np.bincount(line_of_word, minlength=num_lines))
         words_of_line = np.split(np.argsort(line_of_word, kind="stable"), ends[:-1])
         with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
             list(pool.map(match_line, range(num_lines)))
+
+
+def _reduced(costs_NP: FloatArray) -> FloatArray:
+    """Take from each row, and then from each column, its least: halves the time of an assignment.
+
+    All assignments lose the same by it, those of fewer words than places only if columns stay.
+    """
+    costs_NP = costs_NP - costs_NP.min(axis=1, keepdims=True)
+    if costs_NP.shape[0] == costs_NP.shape[1]:
+        costs_NP -= costs_NP.min(axis=0)
+    return costs_NP

@@ -7,6 +7,8 @@ randomness", 2011, algorithms 4.4 and 5.1.
 Legend: V words, K contexts, D dimensions, S dimensions of the sketch.
 """
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import numpy.typing as npt
 from scipy import sparse
@@ -41,11 +43,15 @@ def word_vectors(
     Returns:
         Vectors of length 1 (0 for words without neighbours), float32 [V, 2D].
     """
-    views = []
-    for counts in (neighbours.after, neighbours.before):
+
+    def view(counts: sparse.csr_array) -> FloatMatrix:
         weigh_by_information(counts)
         left_VD, singular_D = truncated_svd(counts, num_dimensions, seed)
-        views.append(unit_length(left_VD * singular_D))
+        return unit_length(left_VD * singular_D)
+
+    # Products with sparse matrices keep one core busy each.
+    with ThreadPoolExecutor(2) as pool:
+        views = list(pool.map(view, (neighbours.after, neighbours.before)))
     return unit_length(np.concatenate(views, axis=1))
 
 
