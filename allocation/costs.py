@@ -25,12 +25,15 @@ from allocation.candidates import (
 from allocation.candidates import FloatArray as FloatArray
 from allocation.candidates import LossArray as LossArray
 from allocation.errors import AllocationError
+from allocation.threads import side_by_side
 from lightrnn.table import WordTable, check_capacity
 
 Words: TypeAlias = slice | npt.NDArray[np.int64]
 """Which words: a slice over their ids, or the ids."""
 
 WORDS_PER_BLOCK = 4096
+LOSSES_PER_PIECE = 1 << 18
+"""As many as stay in a processor's cache between the steps that work them out."""
 
 LINES_OF_FIRST_SEARCH = 64
 """Rows and columns a word among which its best cell is looked for, before more are."""
@@ -271,18 +274,42 @@ class FactoredCosts(CellCosts):
     def losses(
         self, words: Words, dtype: type[np.floating] = np.float64
     ) -> tuple[FloatArray, FloatArray]:
-        by_row, by_column = (self._side_losses(side, words, dtype) for side in range(2))
+        counts_N = self.counts_V[words]
+        by_row = np.empty((len(counts_N), self.num_rows), dtype)
+        by_column = np.empty((len(counts_N), self.num_columns), dtype)
+        constants = self.constants[0][words], self.constants[1][words]
+        features = self.features[0][words], self.features[1][words]
+
+        def work_out(piece: slice) -> None:
+            for side, losses_NL in enumerate((by_row, by_column)):
+                vectors_FL, biases_L = self._to_losses[side]
+                loss = features[side][piece].astype(np.float64) @ vectors_FL
+                loss -= counts_N[piece, None] * biases_L
+                if dtype is np.float32:
+                    loss -= loss.min(axis=1, keepdims=True)
+                else:
+                    loss += constants[side][piece, None]
+                losses_NL[piece] = loss
+
+        length = max(1, LOSSES_PER_PIECE // (self.num_rows + self.num_columns))
+        side_by_side(
+            work_out, [slice(start, start + length) for start in range(0, len(counts_N), length)]
+        )
         return by_row, by_column
 
-    def _side_losses(self, side: int, words: Words, dtype: type[np.floating]) -> FloatArray:
-        vectors_FL, biases_L = self._to_losses[side]
-        loss: FloatArray = np.asarray(self.features[side][words], np.float64) @ vectors_FL
-        loss -= self.counts_V[words, None] * biases_L
-        if dtype is np.float32:
-            loss -= loss.min(axis=1, keepdims=True)
-        else:
-            loss += self.constants[side][words, None]
-        return loss.astype(dtype, copy=False)
+    def costs_at(self, table: WordTable) -> LossArray:
+        self.check_table(table)
+        costs_V = np.zeros(self.num_words)
+        for start in range(0, self.num_words, WORDS_PER_BLOCK):
+            words = slice(start, start + WORDS_PER_BLOCK)
+            for side, line_of_word in enumerate((table.row_of_word, table.column_of_word)):
+                lines_N = line_of_word[words]
+                products_NF = self.features[side][words].astype(np.float64)
+                products_NF *= self.vectors[side][lines_N]
+                costs_V[words] -= products_NF.sum(axis=1)
+                costs_V[words] -= self.counts_V[words] * self.biases[side][lines_N]
+                costs_V[words] += self.constants[side][words]
+        return costs_V
 
 
 class PenalizedCosts(CellCosts):
@@ -327,6 +354,13 @@ class PenalizedCosts(CellCosts):
             for penalty, place in zip(self.penalties, places, strict=True)
         )
         return by_row + row_penalty, by_column + column_penalty
+
+    def costs_at(self, table: WordTable) -> LossArray:
+        self.check_table(table)
+        row_penalty, column_penalty = self.penalties
+        penalty_V = row_penalty[self.table.row_of_word, table.row_of_word].astype(np.float64)
+        penalty_V += column_penalty[self.table.column_of_word, table.column_of_word]
+        return self.costs.costs_at(table) + self.counts_V * penalty_V
 
 
 def with_stay_bonus(costs: CellCosts, table: WordTable, bonus_nats: float) -> CellCosts:

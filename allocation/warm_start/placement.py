@@ -9,9 +9,7 @@ Legend: V words, R rows, C columns, D dimensions, N words of a line, L lines: al
 columns; P places in a line: the columns of a row, or the rows of a column.
 """
 
-import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 import numba
 import numpy as np
@@ -19,6 +17,7 @@ import numpy.typing as npt
 from scipy import sparse
 from scipy.optimize import linear_sum_assignment
 
+from allocation.threads import side_by_side
 from allocation.warm_start.word_vectors import unit_length
 from lightrnn.table import WordTable
 
@@ -175,8 +174,7 @@ class _Grid:
         num_lines = len(line_vectors_LD)
         ends = np.cumsum(np.bincount(line_of_word, minlength=num_lines))
         words_of_line = np.split(np.argsort(line_of_word, kind="stable"), ends[:-1])
-        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-            list(pool.map(match_line, range(num_lines)))
+        side_by_side(match_line, range(num_lines))
 
 
 def _reduced(costs_NP: FloatArray) -> FloatArray:
