@@ -32,6 +32,7 @@ import numpy.typing as npt
 from allocation.candidates import NO_CELL, LossArray, best_cells, line_prices_of
 from allocation.certificate import lower_bound
 from allocation.costs import CellCosts
+from allocation.solvers.free_cells import place_in_free_cells
 from allocation.solvers.protocol import Solution
 from lightrnn.table import WordTable
 
@@ -52,7 +53,6 @@ WORDS_PER_BATCH = 4096
 LEAST_WORDS_PER_BATCH = 64
 BIDS_PER_ROUND = 1 << 22
 SECONDS_BETWEEN_REPORTS = 5.0
-MAX_FREE_CELLS_TRIED = 1 << 16
 
 WordArray = npt.NDArray[np.int64]
 
@@ -210,19 +210,9 @@ class _Auction:
 
     def place_in_free_cells(self) -> None:
         """Give each word without a cell, most frequent first, the best of the free ones."""
-        left = np.flatnonzero((self.cell_of_word == NO_CELL) & ~self.indifferent_V)
-        left = left[np.argsort(-self.costs.counts_V[left], kind="stable")]
-        for start in range(0, len(left), WORDS_PER_BATCH):
-            words = left[start : start + WORDS_PER_BATCH]
-            by_row, by_column = self.costs.losses(words, np.float32)
-            _take_free_cells(
-                words,
-                by_row,
-                by_column,
-                self.word_at_cell,
-                self.cell_of_word,
-                MAX_FREE_CELLS_TRIED,
-            )
+        words = np.flatnonzero((self.cell_of_word == NO_CELL) & ~self.indifferent_V)
+        place_in_free_cells(self.costs, self.cell_of_word, words)
+        self.word_at_cell[self.cell_of_word[words]] = words
 
     def place_indifferent(self, start: WordTable) -> None:
         """Leave words that never occurred where they are, or put them where there is room."""
@@ -311,24 +301,3 @@ def _bid(  # type: ignore[no-untyped-def]
         word_at_cell[best_cell] = word
         cell_of_word[word] = best_cell
     return num_bidders, num_waiting, num_bids
-
-
-@numba.njit(cache=True)
-def _take_free_cells(  # type: ignore[no-untyped-def]
-    words, row_losses, column_losses, word_at_cell, cell_of_word, max_tried
-):
-    """Give each word the best of the free cells, of the first `max_tried` where they are many."""
-    num_columns = column_losses.shape[1]
-    free = np.flatnonzero(word_at_cell == NO_WORD)
-    for i in range(len(words)):
-        best, best_place = np.inf, 0
-        for place in range(min(len(free), max_tried)):
-            cell = free[place]
-            loss = row_losses[i, cell // num_columns] + column_losses[i, cell % num_columns]
-            if loss < best:
-                best, best_place = loss, place
-        cell = free[best_place]
-        word_at_cell[cell] = words[i]
-        cell_of_word[words[i]] = cell
-        free[best_place] = free[-1]
-        free = free[:-1]

@@ -66,7 +66,7 @@ def solve_half(
         table = start
     else:
         on_progress(f"half: {np.sum(cell_of_word == NO_CELL)} words left over go to free cells")
-        place_in_free_cells(costs, cell_of_word)
+        place_in_free_cells(costs, cell_of_word, np.flatnonzero(cell_of_word == NO_CELL))
         table = WordTable.from_cells(cell_of_word, costs.num_rows, costs.num_columns)
     prices_RC = cheap_prices(costs) if prices_RC is None else prices_RC
     return better_solution(costs, start, table, prices_RC, "half", began)

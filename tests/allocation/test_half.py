@@ -89,7 +89,7 @@ def test_each_word_takes_the_best_free_cell_in_the_order_of_counts(seed: int) ->
         if expected[word] == NO_CELL:
             free = np.setdiff1d(np.arange(72), expected)
             expected[word] = free[np.argmin(all_losses[word, free])]
-    place_in_free_cells(costs, cell_of_word)
+    place_in_free_cells(costs, cell_of_word, np.flatnonzero(cell_of_word == NO_CELL))
     # A word that never occurred may lie anywhere.
     present = counts_V > 0
     assert cell_of_word[present].tolist() == expected[present].tolist()
