@@ -51,9 +51,7 @@ class TrainingRun:
     @property
     def reallocation_seconds(self) -> float:
         """Spent in reallocations, whether a table was taken or not."""
-        return sum(
-            sum(record["seconds"].values()) for record in self.of("reallocation", "kept")
-        )
+        return sum(sum(record["seconds"].values()) for record in self.of("reallocation", "kept"))
 
 
 def train(
@@ -80,7 +78,9 @@ def train(
         command, capture_output=True, text=True, check=False, env=environment, cwd=ROOT
     )
     if done.returncode not in ((0, STOPPED) if may_stop else (0,)):
-        raise RunFailure(f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr[-2000:]}")
+        raise RunFailure(
+            f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr[-2000:]}"
+        )
     lines = (run_dir / "metrics.jsonl").read_text().splitlines()
     return TrainingRun([json.loads(line) for line in lines])
 

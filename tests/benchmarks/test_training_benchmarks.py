@@ -1,0 +1,61 @@
+"""The benchmarks that train: policies of reallocation and first tables, as started by hand."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def quick(script: str, output: Path) -> dict[str, Any]:
+    """Return the figures of a benchmark's small size, which it prints and writes alike."""
+    done = subprocess.run(
+        [sys.executable, f"benchmarks/{script}", "--quick", "--output", str(output)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    assert json.loads(output.read_text()) == figures
+    return figures
+
+
+@pytest.mark.slow
+def test_policies_are_compared_after_equal_training(tmp_path: Path) -> None:
+    figures = quick("policies.py", tmp_path / "figures.json")
+
+    never, moved, longer = figures["outcomes"]
+    assert (never["policy"], never["tokens_moved"], never["reallocation_seconds"]) == (
+        "never",
+        [],
+        0,
+    )
+    assert len(moved["tokens_moved"]) == 1
+    assert moved["reallocation_seconds"] > 0
+    extra = moved["reallocation_seconds"] / (moved["seconds"] - moved["reallocation_seconds"])
+    assert longer["epochs"] == pytest.approx(1 + extra, abs=1e-3)
+
+
+@pytest.mark.slow
+def test_first_tables_are_compared_by_what_is_learned_on_them(tmp_path: Path) -> None:
+    figures = quick("first_tables.py", tmp_path / "figures.json")
+
+    perplexity = {one["table"]: one["valid_perplexity"] for one in figures["outcomes"]}
+    assert list(perplexity) == [
+        "random",
+        "svd",
+        "rows after, columns before",
+        "rows before, columns after",
+        "rows after, columns after",
+        "rows before, columns before",
+    ]
+    # Other tables make other networks, and all of them know more than nothing of 302 words.
+    assert len(set(perplexity.values())) == len(perplexity)
+    assert max(perplexity.values()) < 302
