@@ -47,7 +47,10 @@ MAX_RAISE = 2**10
 """After every so many lists a word's increment doubles, up to so many times the first one: where
 equal words fight for equal cells, prices would rise by ever so many tiny steps."""
 
-CELLS_PER_WORD = 48
+LEAST_CELLS_PER_WORD, MOST_CELLS_PER_WORD = 48, 96
+LIST_BYTES, CELL_BYTES = 1 << 30, 4 + 4
+"""Longer lists are made less often. They have as many cells as the bytes allow, in these bounds."""
+
 LINES_PER_WORD = 64
 WORDS_PER_BATCH = 4096
 LEAST_WORDS_PER_BATCH = 64
@@ -115,9 +118,13 @@ class _Auction:
         self.line_prices = line_prices_of(self.prices_RC)
         self.word_at_cell = np.full(costs.num_cells, NO_WORD, np.int32)
         self.cell_of_word = np.full(num_words, NO_CELL, np.int32)
+        self.cells_per_word = min(
+            max(LIST_BYTES // (CELL_BYTES * max(num_words, 1)), LEAST_CELLS_PER_WORD),
+            MOST_CELLS_PER_WORD,
+        )
         self.lists = (
-            np.full((num_words, CELLS_PER_WORD), NO_CELL, np.int32),
-            np.zeros((num_words, CELLS_PER_WORD), np.float32),
+            np.full((num_words, self.cells_per_word), NO_CELL, np.int32),
+            np.zeros((num_words, self.cells_per_word), np.float32),
             np.empty(num_words),
         )
         total = costs.counts_V.sum()
@@ -199,7 +206,7 @@ class _Auction:
         open_words = words
         while len(open_words):
             lines = self.costs.candidates(open_words, num_lines, self.line_prices)
-            best = best_cells(lines, self.prices_RC, self.line_prices, CELLS_PER_WORD)
+            best = best_cells(lines, self.prices_RC, self.line_prices, self.cells_per_word)
             found = best.cells_NM[:, 0] != NO_CELL
             cells_VM, losses_VM, tails_V = self.lists
             placed = open_words[found]
