@@ -16,11 +16,17 @@ NO_CELL = -1
 SORTED_ROWS = 128
 """So many of a word's best rows are sorted beforehand; the others only for words that need them."""
 
+MOST_CELLS_LOOKED_AT = 1 << 16
+"""A word takes the best of so many free cells, row after row; of all of them in small tables."""
+
 
 def place_in_free_cells(
     costs: CellCosts, cell_of_word: npt.NDArray[np.int32], words: npt.NDArray[np.int64]
 ) -> None:
     """Give each of some words without a cell the best free one, most frequent words first.
+
+    In large tables it is the best one in the rows that are best for the word: the others are left
+    out after `MOST_CELLS_LOOKED_AT` cells.
 
     Args:
         costs: what each word costs in each cell.
@@ -52,6 +58,7 @@ def _take_free_cells(  # type: ignore[no-untyped-def]
     for i in range(num_words):
         least_by_column = column_loss_NC[i].min()
         best, best_row, best_place = np.inf, -1, -1
+        num_looked_at = 0
         rows = best_rows_NK[i].astype(np.int64)
         for rank in range(num_rows):
             if rank == num_sorted:
@@ -60,6 +67,9 @@ def _take_free_cells(  # type: ignore[no-untyped-def]
             # All rows from here on are too dear even for the best column.
             if row_loss_NR[i, row] + least_by_column >= best:
                 break
+            if num_looked_at >= MOST_CELLS_LOOKED_AT:
+                break
+            num_looked_at += num_free_R[row]
             for place in range(num_free_R[row]):
                 loss = row_loss_NR[i, row] + column_loss_NC[i, free_RC[row, place]]
                 if loss < best:
