@@ -155,7 +155,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         _tell(f"simulating hidden states of {plan.vocab_size} words")
-        in_own_process(write_simulated, plan.vocab_size, plan.hidden_size, plan.seed, folder)
+        # Normalisers are added up by the ranks.
+        in_own_process(write_simulated, plan.vocab_size, plan.hidden_size, plan.seed, folder, False)
         ranks = mp.start_processes(
             run_rank, (plan, folder), plan.ranks, join=False, start_method="spawn"
         )

@@ -58,6 +58,7 @@ def simulate(
     steps: int = 300,
     seed: int = 0,
     folder: Path | None = None,
+    with_normalizers: bool = True,
 ) -> tuple[FactoredCosts, WordTable]:
     """Simulate the statistics of a model that was trained on a table.
 
@@ -71,6 +72,8 @@ def simulate(
         seed: decides everything.
         folder: what is simulated is written there, for `load_simulated`; the two arrays of
             features, V x H each, then stay on disk.
+        with_normalizers: whether the words' constants are worked out, which takes the most time and
+            is of no use where they are added up anew; else they are 0.
 
     Returns:
         The costs, and the table as it is before the reallocation.
@@ -79,7 +82,9 @@ def simulate(
     table = table or WordTable.random(num_words, *default_shape(num_words), seed=seed)
     features = _features(counts_V, hidden_size, table.num_rows, seed, folder)
     sides = [
-        _train_outputs(features[side], counts_V, places, num_places, steps, [seed, side])
+        _train_outputs(
+            features[side], counts_V, places, num_places, steps, [seed, side], with_normalizers
+        )
         for side, (places, num_places) in enumerate(
             [(table.row_of_word, table.num_rows), (table.column_of_word, table.num_columns)]
         )
@@ -161,6 +166,7 @@ def _train_outputs(
     num_places: int,
     steps: int,
     seed: list[int],
+    with_normalizers: bool,
 ) -> tuple[SingleArray, SingleArray, DoubleArray]:
     """Train output vectors [L, H] and biases [L]; return them and the words' constants [V]."""
     num_words, hidden_size = features_VH.shape
@@ -190,7 +196,7 @@ def _train_outputs(
         optimizer.step()
         schedule.step()
 
-    constants_V = np.empty(num_words)
+    constants_V = np.zeros(num_words)
 
     @torch.no_grad()
     def add_up_normalizers(start: int) -> None:
@@ -207,7 +213,8 @@ def _train_outputs(
         assert isinstance(log_total_N, Tensor)
         constants_V[words] = counts_V[words] * log_total_N.double().numpy() / 2
 
-    _over_blocks(add_up_normalizers, num_words)
+    if with_normalizers:
+        _over_blocks(add_up_normalizers, num_words)
     return head.weight.detach().numpy(), head.bias.detach().numpy(), constants_V
 
 

@@ -74,9 +74,11 @@ def load_statistics(path: Path) -> tuple[CellCosts, WordTable]:
     return record.costs, record.table
 
 
-def write_simulated(vocab_size: int, hidden_size: int, seed: int, folder: Path) -> None:
+def write_simulated(
+    vocab_size: int, hidden_size: int, seed: int, folder: Path, with_normalizers: bool = True
+) -> None:
     """Simulate statistics into a folder."""
-    simulate(vocab_size, hidden_size, seed=seed, folder=folder)
+    simulate(vocab_size, hidden_size, seed=seed, folder=folder, with_normalizers=with_normalizers)
 
 
 def describe(path: Path) -> Problem:
