@@ -1,15 +1,22 @@
 """Text to vocabulary and sharded Arrow corpus, and from there to deterministic, elastic batches.
 
-The way of the data, a module a step: `text` -> `vocabulary` -> `prepare` (with `shards` and
-`manifest`) -> `corpus` -> `lanes`. `demo` makes a corpus from the standard library's own words.
+The way of the data, a module a step: `sources` (files of all kinds to pieces of text) -> `reading`
+(`tokens`, blocks) -> `counting` (`merging`, `vocabulary`) -> `encoding` (`shards`, `manifest`) ->
+`corpus` -> `lanes`. `prepare` puts the steps of a build together, `pool` has its workers. `demo`
+makes a corpus from the standard library's own words.
 """
 
 from data_shards.corpus import Corpus, TokenSequence
 from data_shards.demo import DemoText, demo_text, write_demo_corpus
+from data_shards.description import describe_corpus
 from data_shards.errors import CorpusError
+from data_shards.hold_out import HoldOut
 from data_shards.lanes import PADDING, Batch, LaneBatches, lane_slice
 from data_shards.manifest import Manifest, Shard, Split, Tokenization, VocabularyFile
+from data_shards.pool import Workers, local_workers, run_with_mpi, started_by_mpi
 from data_shards.prepare import prepare_corpus
+from data_shards.recipe import Recipe
+from data_shards.sources import TextOptions
 from data_shards.text import split_words
 from data_shards.vocabulary import EOS, UNK, Vocabulary, unigram_perplexity
 
@@ -21,18 +28,26 @@ __all__ = [
     "Corpus",
     "CorpusError",
     "DemoText",
+    "HoldOut",
     "LaneBatches",
     "Manifest",
+    "Recipe",
     "Shard",
     "Split",
+    "TextOptions",
     "TokenSequence",
     "Tokenization",
     "Vocabulary",
     "VocabularyFile",
+    "Workers",
     "demo_text",
+    "describe_corpus",
     "lane_slice",
+    "local_workers",
     "prepare_corpus",
+    "run_with_mpi",
     "split_words",
+    "started_by_mpi",
     "unigram_perplexity",
     "write_demo_corpus",
 ]

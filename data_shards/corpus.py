@@ -4,7 +4,7 @@ Legend: N tokens of a split, V words.
 """
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
@@ -17,6 +17,7 @@ import pyarrow as pa
 from data_shards.errors import CorpusError
 from data_shards.files import sha256_of
 from data_shards.manifest import MANIFEST_FILE, Manifest, Shard, VocabularyFile
+from data_shards.pool import Report, Workers
 from data_shards.shards import SCHEMA, Ids
 from data_shards.vocabulary import Vocabulary
 
@@ -91,22 +92,44 @@ class Corpus:
             CorpusError: for the first shard that is not what the manifest says.
         """
         for shard in shards:
-            check_file(self.path, shard)
-            check_sha256(self.path / shard.file, shard.sha256)
-            check_rows(self.path, shard, self.manifest.vocabulary.words)
+            verify_shard(self.path, shard, self.manifest.vocabulary.words)
 
-    def verify(self, on_progress: Callable[[str], None] | None = None) -> None:
+    def verify(
+        self, workers: Workers | None = None, on_progress: Report = lambda line: None
+    ) -> None:
         """Check the vocabulary and every shard of every split.
+
+        Args:
+            workers: who checks shards; without any this process.
+            on_progress: gets a line for each shard.
 
         Raises:
             CorpusError: for the first file that is not what the manifest says.
         """
         load_vocabulary(self.path, self.manifest.vocabulary)
-        for split in self.manifest.splits.values():
-            for shard in split.shards:
-                self.verify_shards([shard])
-                if on_progress is not None:
-                    on_progress(f"checked {shard.file}: {shard.tokens:,} tokens")
+        vocab_size = self.manifest.vocabulary.words
+        tasks = {
+            shard.file: (verify_shard, self.path, shard, vocab_size)
+            for split in self.manifest.splits.values()
+            for shard in split.shards
+        }
+        for number, (file, num_tokens) in enumerate((workers or Workers()).each(tasks), 1):
+            on_progress(f"checked {number} of {len(tasks)} shards: {file}, {num_tokens:,} tokens")
+
+
+def verify_shard(root: Path, shard: Shard, vocab_size: int) -> int:
+    """Check a shard wholly: checksum, schema, numbers of rows and tokens, range of ids.
+
+    Returns:
+        Its number of tokens.
+
+    Raises:
+        CorpusError: it is not what the manifest says.
+    """
+    check_file(root, shard)
+    check_sha256(root / shard.file, shard.sha256)
+    check_rows(root, shard, vocab_size)
+    return shard.tokens
 
 
 def load_vocabulary(root: Path, expected: VocabularyFile) -> Vocabulary:
@@ -193,6 +216,17 @@ class TokenSequence:
                 check_ids(self._root / shard.file, ids, self.vocab_size)
                 np.add.at(counts, ids, 1)
         return counts
+
+    def row_lengths(self) -> Iterator[npt.NDArray[np.int32]]:
+        """Yield the number of tokens of each row, shard by shard, without reading tokens.
+
+        Raises:
+            CorpusError: a shard is missing or truncated.
+        """
+        for shard in self._shards:
+            check_file(self._root, shard)
+            for rows in map_rows(self._root / shard.file):
+                yield np.diff(rows.offsets.to_numpy())
 
     def _shard(self, index: int) -> "OpenShard":
         opened = self._opened.get(index)

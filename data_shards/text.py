@@ -6,11 +6,9 @@ does and `str.split` does not.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from data_shards.errors import CorpusError
@@ -120,42 +118,3 @@ def checked_piece(
             f"change {option}"
         )
     return text.lower().encode() if lowercase else piece
-
-
-@dataclass(frozen=True, eq=False)
-class PieceWords:
-    """The words of a piece of text.
-
-    Attributes:
-        words: the words there are; one may occur twice.
-        word_of_token: for each running word its place in `words`, int [num_tokens].
-        line_ends: for each `\\n` how many running words stand before it, int64 [num_lines].
-    """
-
-    words: list[bytes]
-    word_of_token: npt.NDArray[np.integer]
-    line_ends: npt.NDArray[np.int64]
-
-
-def parse_piece(piece: bytes) -> PieceWords:
-    """Split a piece of text that ends in a blank into words and lines.
-
-    No Python object is made for a running word, only for the different ones: each running word,
-    together with the blanks behind it, is a slice of the piece in an Arrow array, which Arrow
-    encodes by a dictionary; the blanks are taken off the dictionary's entries.
-    """
-    characters = np.frombuffer(piece, dtype=np.uint8)
-    blank = IS_BLANK[characters]
-    begins = np.flatnonzero(~blank[1:] & blank[:-1]) + 1
-    if not blank[0]:
-        begins = np.concatenate(([0], begins))
-    bounds = np.append(begins, len(piece)).astype(np.int32)
-    slices = pa.Array.from_buffers(
-        pa.binary(), len(begins), [None, pa.py_buffer(bounds), pa.py_buffer(piece)]
-    )
-    encoded = slices.dictionary_encode()
-    return PieceWords(
-        words=[word.strip() for word in encoded.dictionary.to_pylist()],
-        word_of_token=encoded.indices.to_numpy(),
-        line_ends=np.searchsorted(begins, np.flatnonzero(characters == ord("\n"))),
-    )

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from data_shards import EOS, UNK, Corpus, CorpusError, Vocabulary, split_words
+from data_shards import EOS, Corpus, CorpusError, Vocabulary, split_words
 from launcher.batches import evaluation_batches
 from launcher.checkpoint import choose_checkpoint, load_model, load_vocabulary, verify_checkpoint
 from launcher.evaluation import evaluate
@@ -95,6 +95,6 @@ def generate(
         ids,
         seed=seed,
         temperature=temperature,
-        excluded=[vocabulary.id_of_word[UNK]],
+        excluded=[vocabulary.unk_id],
     )
     return (vocabulary.words[word] for word in islice(drawn, num_words))

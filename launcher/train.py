@@ -29,7 +29,8 @@ from data_shards import Corpus, LaneBatches, unigram_perplexity
 from launcher.batches import all_batches, to_device
 from launcher.checkpoint import save_checkpoint
 from launcher.evaluation import Autocast, evaluate
-from launcher.metrics import Metrics, log_to_console, log_to_file
+from launcher.logs import log_to_console, log_to_file
+from launcher.metrics import Metrics
 from launcher.optimization import autocast_for, learning_rate
 from launcher.processes import USER_ERRORS, Processes, joined_processes, place_in_environment
 from launcher.report import write_report
