@@ -27,7 +27,7 @@ from data_shards.sources import STANDARD_INPUT, Source, Span, plan_spans
 from data_shards.vocabulary import read_word_list
 from data_shards.work_folder import check_absent, work_folder
 
-BYTES_A_TOKEN_OF_SPAN = 4
+BYTES_A_TOKEN_OF_SPAN, LEAST_SPAN_BYTES = 4, 1 << 20
 """A span of text has so many bytes a token of a shard, so that it makes about one shard."""
 
 
@@ -93,7 +93,7 @@ def _plan(
     """Cut the inputs of each split into spans; leave out splits without any."""
 
     def spans_of(name: str, sources: Sequence[Source]) -> list[Span]:
-        span_bytes = BYTES_A_TOKEN_OF_SPAN * recipe.shard_tokens
+        span_bytes = max(BYTES_A_TOKEN_OF_SPAN * recipe.shard_tokens, LEAST_SPAN_BYTES)
         return plan_spans(sources, f"--{name}", recipe.text, span_bytes, spool)
 
     spans = {name: spans_of(name, sources) for name, sources in inputs.items() if sources}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from launcher_runs import checkpoint_of, read_records, run
 
-from data_shards import prepare_corpus
+from data_shards import Recipe, prepare_corpus
 from lightrnn import WordTable
 
 Options = Callable[..., list[str]]
@@ -113,7 +113,7 @@ def changed_text(tiny: Options, paths: Paths) -> list[str]:
     """Return options with a corpus of the same vocabulary and training text but another test."""
     text = {name: [paths["texts"] / f"{name}.txt"] for name in ("train", "valid")}
     folder = paths["run"].with_name("other")
-    prepare_corpus(text["train"], text["valid"], text["valid"], folder, vocab_size=250)
+    prepare_corpus(text["train"], text["valid"], text["valid"], folder, Recipe(vocab_size=250))
     return tiny(paths["trained"], data__corpus=folder)
 
 
