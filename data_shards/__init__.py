@@ -1,7 +1,8 @@
 """Text to vocabulary and sharded Arrow corpus, and from there to deterministic, elastic batches.
 
-The way of the data, a module a step: `text` -> `vocabulary` -> `prepare` (with `shards` and
-`manifest`) -> `corpus` -> `lanes`. `demo` makes a corpus from the standard library's own words.
+The way of the data, a module a step: `sources` (files to spans of text, read by `text`, `delimited`
+and `tables`) -> `words` -> `vocabulary` -> `prepare` (with `shards` and `manifest`) -> `corpus` ->
+`lanes`. `demo` makes a corpus from the standard library's own words.
 """
 
 from data_shards.corpus import Corpus, TokenSequence
@@ -10,8 +11,8 @@ from data_shards.errors import CorpusError
 from data_shards.lanes import PADDING, Batch, LaneBatches, lane_slice
 from data_shards.manifest import Manifest, Shard, Split, Tokenization, VocabularyFile
 from data_shards.prepare import prepare_corpus
-from data_shards.text import split_words
 from data_shards.vocabulary import EOS, UNK, Vocabulary, unigram_perplexity
+from data_shards.words import TextOptions, words_of
 
 __all__ = [
     "EOS",
@@ -25,6 +26,7 @@ __all__ = [
     "Manifest",
     "Shard",
     "Split",
+    "TextOptions",
     "TokenSequence",
     "Tokenization",
     "Vocabulary",
@@ -32,7 +34,7 @@ __all__ = [
     "demo_text",
     "lane_slice",
     "prepare_corpus",
-    "split_words",
     "unigram_perplexity",
+    "words_of",
     "write_demo_corpus",
 ]

@@ -19,10 +19,13 @@ from data_shards.manifest import (
     VocabularyFile,
 )
 from data_shards.shards import Encoded, write_shards
-from data_shards.text import parse_piece, read_pieces
+from data_shards.sources import plan_spans, read_pieces
+from data_shards.text import parse_piece
 from data_shards.vocabulary import EOS, Vocabulary, check_cut
+from data_shards.words import TextOptions
 
 SHARD_TOKENS = 2**24
+SPAN_BYTES = 2**26
 PROGRESS_TOKENS = 2**25
 
 Report = Callable[[str], None]
@@ -136,16 +139,17 @@ def count_words(paths: Iterable[Path], lowercase: bool, report: Report) -> dict[
     """Count every word of the training text, and `<eos>` once a line."""
     count_of_word: dict[bytes, int] = {EOS.encode(): 0}
     num_tokens = reported_tokens = 0
-    for path in paths:
-        for piece in read_pieces(path, lowercase=lowercase, option="--train"):
-            parsed = parse_piece(piece)
+    options = TextOptions(lowercase=lowercase)
+    for span in plan_spans(list(paths), "--train", options, SPAN_BYTES):
+        for piece in read_pieces(span, options, "--train"):
+            parsed = parse_piece(piece.text)
             counts = np.bincount(parsed.word_of_token, minlength=len(parsed.words))
             for word, count in zip(parsed.words, counts.tolist(), strict=True):
                 count_of_word[word] = count_of_word.get(word, 0) + count
             count_of_word[EOS.encode()] += len(parsed.line_ends)
             num_tokens += len(parsed.word_of_token) + len(parsed.line_ends)
             if num_tokens - reported_tokens >= PROGRESS_TOKENS:
-                report(f"counting: {num_tokens:,} tokens, {len(count_of_word):,} words, {path}")
+                report(f"counting: {num_tokens:,} tokens, {len(count_of_word):,} words")
                 reported_tokens = num_tokens
     report(f"counted: {num_tokens:,} tokens, {len(count_of_word):,} words")
     return count_of_word
@@ -201,9 +205,10 @@ class LineEncoder:
 
     def encode_files(self, paths: Iterable[Path], option: str) -> Iterator[Encoded]:
         """Yield the tokens of the files' lines and where the lines end."""
-        for path in paths:
-            for piece in read_pieces(path, lowercase=self._lowercase, option=option):
-                yield self.encode_piece(piece)
+        options = TextOptions(lowercase=self._lowercase)
+        for span in plan_spans(list(paths), option, options, SPAN_BYTES):
+            for piece in read_pieces(span, options, option):
+                yield self.encode_piece(piece.text)
 
     def encode_piece(self, piece: bytes) -> Encoded:
         """Encode one piece of text: an id a word, `<eos>` where a line ends."""

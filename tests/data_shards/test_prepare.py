@@ -5,7 +5,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from data_shards import Corpus, prepare_corpus, shards, text
+from data_shards import Corpus, prepare_corpus, shards, sources
 
 
 def words_of(corpus, split="train"):
@@ -65,7 +65,7 @@ def test_same_text_gives_the_same_bytes_however_it_is_read(write, tmp_path, monk
     path = write("a.txt", content)
     settings = {"shard_tokens": 100, "vocab_size": 6}
     first = prepare_corpus([path], [path], [], tmp_path / "one", **settings)
-    read_pieces = text.read_pieces
+    read_pieces = sources.read_pieces
     monkeypatch.setattr(
         "data_shards.prepare.read_pieces",
         lambda *args, **kwargs: read_pieces(*args, **kwargs, piece_bytes=50),
