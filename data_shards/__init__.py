@@ -1,9 +1,10 @@
 """Text to vocabulary and sharded Arrow corpus, and from there to deterministic, elastic batches.
 
-The way of the data, a module a step: `sources` (files of all kinds to pieces of text) -> `reading`
-(`tokens`, blocks) -> `counting` (`merging`, `vocabulary`) -> `encoding` (`shards`, `manifest`) ->
-`corpus` -> `lanes`. `prepare` puts the steps of a build together, `pool` has its workers. `demo`
-makes a corpus from the standard library's own words.
+The way of the data, a module a step: `sources` (files to spans, read by `text`, `delimited` and
+`tables` as pieces of `words`) -> `reading` (`tokens`, blocks) -> `counting` (`merging`,
+`vocabulary`) -> `encoding` (`shards`, `manifest`) -> `corpus` -> `lanes`. `prepare` puts the steps
+of a build together, `pool` has its workers. `demo` makes a corpus from the standard library's own
+words.
 """
 
 from data_shards.corpus import Corpus, TokenSequence
@@ -16,9 +17,8 @@ from data_shards.manifest import Manifest, Shard, Split, Tokenization, Vocabular
 from data_shards.pool import Workers, local_workers, run_with_mpi, started_by_mpi
 from data_shards.prepare import prepare_corpus
 from data_shards.recipe import Recipe
-from data_shards.sources import TextOptions
-from data_shards.text import split_words
 from data_shards.vocabulary import EOS, UNK, Vocabulary, unigram_perplexity
+from data_shards.words import TextOptions, words_of
 
 __all__ = [
     "EOS",
@@ -46,8 +46,8 @@ __all__ = [
     "local_workers",
     "prepare_corpus",
     "run_with_mpi",
-    "split_words",
     "started_by_mpi",
     "unigram_perplexity",
+    "words_of",
     "write_demo_corpus",
 ]

@@ -23,7 +23,7 @@ from data_shards.manifest import Manifest
 from data_shards.pool import Report
 from data_shards.prepare import prepare_corpus
 from data_shards.recipe import Recipe
-from data_shards.sources import TextOptions
+from data_shards.words import TextOptions
 
 DEMO_VOCAB_SIZE = 10_000
 

@@ -105,11 +105,10 @@ def _plan(
 
 def _identity(recipe: Recipe, spans: Mapping[str, Sequence[Span]]) -> dict[str, Any]:
     """Return all that decides what is built, as JSON."""
-    content = {
-        "recipe": asdict(recipe),
-        "spans": {name: [asdict(span) for span in own] for name, own in spans.items()},
+    return {
+        "recipe": json.loads(json.dumps(asdict(recipe), default=str)),
+        "spans": {name: [span.identity for span in own] for name, own in spans.items()},
     }
-    return json.loads(json.dumps(content, default=str))
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from data_shards.errors import CorpusError
 from data_shards.files import arrow_file
 from data_shards.merging import Run, write_run
 from data_shards.pool import Report, Workers
@@ -69,7 +70,13 @@ def read_blocks(
     for name, note in workers.each(tasks):
         notes[name] = note
         on_progress(progress.after(all_spans[name][1].num_bytes))
-    return [StoredBlock(**block) for note in notes.values() if note for block in note["blocks"]]
+    blocks = [StoredBlock(**block) for note in notes.values() if note for block in note["blocks"]]
+    for split in spans:
+        if not any(block.split == split for block in blocks):
+            raise CorpusError(
+                f"the {split} text has no rows, expected at least one; change --{split}"
+            )
+    return blocks
 
 
 def read_span(name: str, split: str, span: Span, recipe: Recipe, folder: WorkFolder) -> Note:

@@ -6,8 +6,8 @@ from pathlib import Path
 from data_shards.errors import CorpusError
 from data_shards.hold_out import HoldOut
 from data_shards.manifest import Tokenization
-from data_shards.sources import TextOptions
 from data_shards.vocabulary import check_cut
+from data_shards.words import TextOptions
 
 SHARD_TOKENS = 2**24
 MAX_WORD_BYTES = 1024
@@ -44,7 +44,8 @@ class Recipe:
     @property
     def tokenization(self) -> Tokenization:
         """What the manifest says of it."""
-        return Tokenization(lowercase=self.text.lowercase)
+        text = self.text
+        return Tokenization(text.tokenizer, text.lowercase, text.normalize)
 
     @property
     def memory_bytes(self) -> int:

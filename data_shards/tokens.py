@@ -18,11 +18,7 @@ import pyarrow.compute as pc
 from data_shards.errors import CorpusError
 from data_shards.shards import LONGEST_ROW_TOKENS, Ids
 from data_shards.vocabulary import EOS, UNK
-
-BLANKS = b" \t\n\r\v\f"
-IS_BLANK = np.zeros(256, dtype=np.bool_)
-IS_BLANK[list(BLANKS)] = True
-IS_BLANK.setflags(write=False)
+from data_shards.words import IS_BLANK
 
 ROW_END, INNER_LINE_END = ord("\n"), ord("\v")
 

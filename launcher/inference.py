@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from data_shards import EOS, Corpus, CorpusError, Vocabulary, split_words
+from data_shards import EOS, Corpus, CorpusError, TextOptions, Vocabulary, words_of
 from launcher.batches import evaluation_batches
 from launcher.checkpoint import choose_checkpoint, load_model, load_vocabulary, verify_checkpoint
 from launcher.evaluation import evaluate
@@ -88,7 +88,7 @@ def generate(
         ModelError: a temperature that is not above 0.
     """
     vocabulary = trained.vocabulary
-    ids = vocabulary.encode(split_words(prompt) or [EOS]).tolist()
+    ids = vocabulary.encode(words_of(prompt, TextOptions()) or [EOS]).tolist()
     drawn = sample_words(
         trained.model,
         trained.table,

@@ -18,15 +18,15 @@ PIECES = [f"{'word ' * (number % 9)}w{number % 7} v{number % 61}\n" * 3 for numb
 
 @pytest.fixture
 def texts(tmp_path: Path) -> list[Path]:
-    """Return six files, of which each is a span."""
+    """Return six files, too large for two of them to be a span."""
     paths = []
     for number in range(6):
         paths.append(tmp_path / f"{number}.txt")
-        paths[-1].write_text("".join(PIECES[50 * number : 50 * number + 50]))
+        paths[-1].write_text("".join(PIECES[50 * number : 50 * number + 50]) * 200)
     return paths
 
 
-RECIPE = Recipe(shard_tokens=300, vocab_size=40)
+RECIPE = Recipe(shard_tokens=60_000, vocab_size=40)
 
 
 def files_of(folder: Path) -> dict[Path, bytes]:
@@ -61,7 +61,7 @@ def test_the_memory_does_not_change_the_bytes(
 
 @pytest.mark.mpi
 def test_ranks_of_mpi_give_the_same_bytes(texts: list[Path], tmp_path: Path) -> None:
-    inputs = ["--train", *map(str, texts), "--vocab-size", "40", "--shard-tokens", "300"]
+    inputs = ["--train", *map(str, texts), "--vocab-size", "40", "--shard-tokens", "60000"]
     command = [sys.executable, "-m", "launcher.cli", "prepare", *inputs, "--output"]
     mpiexec = Path(sys.executable).with_name("mpiexec")
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
@@ -127,7 +127,7 @@ def test_a_killed_build_goes_on(texts: list[Path], tmp_path: Path) -> None:
     script = (
         "import sys; from pathlib import Path; from data_shards import *\n"
         "*texts, output = map(Path, sys.argv[1:])\n"
-        "prepare_corpus(texts, [], [], output, Recipe(shard_tokens=300, vocab_size=40))\n"
+        "prepare_corpus(texts, [], [], output, Recipe(shard_tokens=60_000, vocab_size=40))\n"
     )
     command = [sys.executable, "-c", script, *map(str, texts), str(output)]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
@@ -151,7 +151,7 @@ def test_other_settings_or_another_text_start_anew(texts: list[Path], tmp_path: 
     output = tmp_path / "corpus"
     with pytest.raises(Interruption):
         prepare_corpus(texts, [], [], output, RECIPE, on_progress=stop_at("wrote", 1))
-    texts[0].write_text("quite another text\n" * 40)
+    texts[0].write_text("quite another text\n" * 40_000)
     lines: list[str] = []
     prepare_corpus(texts, [], [], output, RECIPE, on_progress=lines.append)
     assert sum(line.startswith("read") for line in lines) == 6
