@@ -1,13 +1,14 @@
 """Text to vocabulary and sharded Arrow corpus, and from there to deterministic, elastic batches.
 
 The way of the data, a module a step: `text` -> `vocabulary` -> `prepare` (with `shards` and
-`manifest`) -> `corpus` -> `lanes`. `demo` makes a corpus from the standard library's own words.
+`manifest`) -> `corpus` -> `batches`, which are `lanes`. `demo` makes a corpus from the standard library's own words.
 """
 
+from data_shards.batches import PADDING, Batch, Batches, count_targets, lane_slice
 from data_shards.corpus import Corpus, TokenSequence
 from data_shards.demo import DemoText, demo_text, write_demo_corpus
 from data_shards.errors import CorpusError
-from data_shards.lanes import PADDING, Batch, LaneBatches, lane_slice
+from data_shards.lanes import LaneBatches
 from data_shards.manifest import Manifest, Shard, Split, Tokenization, VocabularyFile
 from data_shards.prepare import prepare_corpus
 from data_shards.text import split_words
@@ -18,6 +19,7 @@ __all__ = [
     "PADDING",
     "UNK",
     "Batch",
+    "Batches",
     "Corpus",
     "CorpusError",
     "DemoText",
@@ -29,6 +31,7 @@ __all__ = [
     "Tokenization",
     "Vocabulary",
     "VocabularyFile",
+    "count_targets",
     "demo_text",
     "lane_slice",
     "prepare_corpus",
