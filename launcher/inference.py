@@ -62,17 +62,16 @@ def evaluate_run(trained: TrainedRun, corpus_path: str, split: str, processes: P
     Raises:
         CorpusError: there is no such split, or it is another corpus.
     """
-    data = trained.settings.data
-    corpus = Corpus.open(Path(corpus_path or data.corpus))
+    settings = trained.settings
+    corpus = Corpus.open(Path(corpus_path or settings.data.corpus))
     if corpus.fingerprint != trained.corpus_fingerprint:
         raise CorpusError(
             f"the run was trained on the corpus {trained.corpus_fingerprint[:12]}, found "
             f"{corpus.fingerprint[:12]} in {corpus.path}; give its own by --corpus"
         )
-    tokens = corpus.split(split)
-    corpus.verify_shards(corpus.manifest.splits[split].shards if data.verify else ())
-    batches = evaluation_batches(tokens, data.eval_lanes, data.bptt, processes)
-    autocast = autocast_for(trained.settings.train, processes.device)
+    batches = evaluation_batches(corpus, split, settings, processes.rank, processes.world_size)
+    corpus.verify_shards(corpus.manifest.splits[split].shards if settings.data.verify else ())
+    autocast = autocast_for(settings.train, processes.device)
     return evaluate(trained.model, batches, processes, autocast)
 
 
