@@ -76,10 +76,15 @@ def evaluation_batches(
 def to_device(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor]:
     """Return inputs and targets, int32 [lanes, T], on the device or on their way there."""
     inputs, targets = torch.from_numpy(batch.inputs), torch.from_numpy(batch.targets)
-    if device.type == "cuda":
-        # Only from pinned memory does a copy go on by itself.
-        inputs, targets = inputs.pin_memory(), targets.pin_memory()
-    return inputs.to(device, non_blocking=True), targets.to(device, non_blocking=True)
+    if device.type != "cuda":
+        return inputs.to(device), targets.to(device)
+    # Only from pinned memory does a copy go on by itself; it is in order with what the device does.
+    # A thread's own device is at first another one.
+    with torch.cuda.device(device):
+        return (
+            inputs.pin_memory().to(device, non_blocking=True),
+            targets.pin_memory().to(device, non_blocking=True),
+        )
 
 
 def training_steps(batches: Batches, steps: range, device: torch.device) -> Iterator[DeviceBatch]:

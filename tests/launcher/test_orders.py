@@ -174,19 +174,21 @@ def rows_of(corpus: Corpus, split: str) -> list[list[int]]:
 
 
 def test_statistics_are_of_sentences_too(tiny: Options, tmp_path: Path) -> None:
-    """What a reallocation counts is what evaluation measures on the training text."""
+    """What a reallocation counts is what evaluation measures on the training text.
+
+    A high learning rate lets states matter after a few steps.
+    """
     run_dir, run_on = tmp_path / "run", tmp_path / "on"
+    shared = {"train__max_steps": 15, "train__learning_rate": 0.03}
     for path, epochs in ((run_dir, 5.0), (run_on, 15 / 60)):
-        arguments = arguments_of(
-            tiny, path, "sentences", train__max_steps=15, allocation__epochs=epochs
-        )
+        arguments = arguments_of(tiny, path, "sentences", **shared, allocation__epochs=epochs)
         run("train", arguments, tmp_path / f"logs-{path.name}", 1).check(STOPPED)
     steps = read_records(run_on, "start")[0]["steps_per_epoch"]
     (moved,) = read_records(run_on, "reallocation")
     assert moved["step"] == round(steps * 15 / 60) == 15
     assert moved["tokens"] == 6000
     result = evaluate(run_dir, tmp_path / "evaluate", "train", 1)
-    assert moved["loss_before"] == pytest.approx(result["nll"], rel=1e-5)
+    assert moved["loss_before"] == pytest.approx(result["nll"], rel=1e-6)
 
 
 def test_a_first_table_by_context_of_sentences(tiny: Options, tmp_path: Path) -> None:
