@@ -17,7 +17,7 @@ from launcher_runs import (
     run,
 )
 
-from data_shards import EOS, UNK, Corpus, Vocabulary
+from data_shards import EOS, UNK, Corpus, Recipe, TextOptions, Vocabulary, prepare_corpus
 from launcher.settings import load_settings, read_settings
 from lightrnn import WordTable
 
@@ -154,6 +154,23 @@ def test_generated_words_are_words(done: Path, corpus: Path, tmp_path: Path) -> 
     assert 300 < len(words) + ends <= 403
     assert ends > 5
     assert len(set(words)) > 50
+
+
+def test_prompts_become_words_as_the_text_did(
+    texts: dict[str, Path], tiny: Options, tmp_path: Path
+) -> None:
+    recipe = Recipe(TextOptions(tokenizer="word", lowercase=True), vocab_size=250)
+    prepare_corpus([texts["train"]], [], [], tmp_path / "lower", recipe)
+    run_dir = tmp_path / "run"
+    arguments = tiny(run_dir, data__corpus=tmp_path / "lower", train__learning_rate=0.02)
+    run("lightrnn", ["train", *arguments], tmp_path / "logs").check()
+    # Less than the prompt, which stands before what was drawn as it was given.
+    drawn = [
+        generate(run_dir, tmp_path / "logs", prompt=prompt, **{"num-words": 30})[len(prompt) :]
+        for prompt in ("word3 word5", "WORD3 Word5", "word5 word3")
+    ]
+    assert drawn[0] == drawn[1]
+    assert drawn[0] != drawn[2]
 
 
 def test_generate_draws_as_many_words_as_asked_for(done: Path, tmp_path: Path) -> None:

@@ -125,6 +125,25 @@ def changed_lanes(tiny: Options, paths: Paths) -> list[str]:
     return tiny(paths["trained"], data__num_lanes=11)
 
 
+def changed_order(tiny: Options, paths: Paths) -> list[str]:
+    return tiny(paths["trained"], data__shuffle="documents")
+
+
+def changed_context(tiny: Options, paths: Paths) -> list[str]:
+    return tiny(paths["trained"], data__context="sentence")
+
+
+def stage_dir_is_a_file(tiny: Options, paths: Paths) -> list[str]:
+    paths["a.toml"].write_text("")
+    return tiny(paths["run"], data__stage_dir=paths["a.toml"])
+
+
+def damaged_shard_before_staging(tiny: Options, paths: Paths) -> list[str]:
+    flip(paths["corpus"] / "train" / "00001.arrow")
+    stage_dir = paths["run"].with_name("stage")
+    return tiny(paths["run"], data__corpus=paths["corpus"], data__stage_dir=stage_dir)
+
+
 def changed_optimizer(tiny: Options, paths: Paths) -> list[str]:
     return tiny(paths["trained"], train__optimizer="sgd")
 
@@ -224,6 +243,10 @@ CASES: list[tuple[Case, tuple[str, ...]]] = [
     (changed_text, ("was trained on the corpus", "data.corpus", "--run-dir")),
     (changed_model, ("model.hidden_size=16", "found 17", "--run-dir")),
     (changed_lanes, ("data.num_lanes=10", "found 11")),
+    (changed_order, ("data.shuffle=none", "found documents")),
+    (changed_context, ("data.context=carried", "found sentence")),
+    (stage_dir_is_a_file, ("a.toml", "Not a directory", "change data.stage_dir")),
+    (damaged_shard_before_staging, ("train/00001.arrow", "SHA-256")),
     (changed_optimizer, ("train.optimizer=adam", "found sgd")),
     (changed_table, ("table.num_rows=16", "found 20")),
     (damaged_shard, ("train/00001.arrow", "SHA-256")),
