@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ from allocation.solvers import (
     solve_within_rows,
     with_rows_fixed,
 )
-from allocation.statistics import collect_statistics
+from allocation.statistics import WordStatistics, collect_statistics
 from allocation.storage import GIB, Storage
 from allocation.trust_region import TrustRegion, Try, search
 from lightrnn.model import LightRNN
@@ -135,6 +136,7 @@ def reallocate(
     held_out_loss: Callable[[WordTable], float] | None = None,
     certificate: Path | None = None,
     on_progress: Callable[[str], None] = lambda line: None,
+    carry_state: bool = True,
 ) -> tuple[WordTable, ReallocationReport]:
     """Find a better table for the model as it is.
 
@@ -148,6 +150,7 @@ def reallocate(
             it returns the same. Needed where the trust region measures.
         certificate: folder for the certificate of the table that is taken; without it none.
         on_progress: gets one line now and then.
+        carry_state: whether batches are consecutive; else each begins anew, as in training.
 
     Returns:
         The table to go on with, `table` itself where no try was taken, and the report.
@@ -156,7 +159,8 @@ def reallocate(
         LightRNNError: on every rank, where rank 0 cannot solve, as for losses that are not finite.
         RemoteError: on every rank but the failing one, where a rank failed otherwise.
     """
-    phase = _Phase(model, table, batches, TorchCommunicator(group), method or Method(), on_progress)
+    collect = partial(collect_statistics, model, batches, carry_state=carry_state)
+    phase = _Phase(collect, table, TorchCommunicator(group), method or Method(), on_progress)
     return phase.run(held_out_loss, certificate)
 
 
@@ -165,9 +169,8 @@ class _Phase:
 
     def __init__(
         self,
-        model: LightRNN,
+        collect: Callable[..., WordStatistics],
         table: WordTable,
-        batches: Iterable[tuple[Tensor, Tensor]],
         communicator: Communicator,
         method: Method,
         on_progress: Callable[[str], None],
@@ -180,9 +183,7 @@ class _Phase:
         self.measuring_seconds = self.solving_seconds = 0.0
         on_progress("adding up statistics over the training text")
         began = time.perf_counter()
-        statistics = run_together(
-            lambda: collect_statistics(model, batches, storage=method.storage), communicator
-        )
+        statistics = run_together(lambda: collect(storage=method.storage), communicator)
         self.statistics_seconds = time.perf_counter() - began
         self.exchanged: Exchanged = exchange(
             statistics, communicator, method.exchange, method.storage

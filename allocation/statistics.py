@@ -152,15 +152,18 @@ def collect_statistics(
     batches: Iterable[tuple[Tensor, Tensor]],
     kind: StatisticsKind = "auto",
     storage: Storage | None = None,
+    *,
+    carry_state: bool = True,
 ) -> WordStatistics:
     """Run `model` in evaluation mode over this rank's lanes and add up every target word.
 
     Args:
         model: its mode is put back afterwards.
-        batches: consecutive `(inputs_BT, targets_BT)` of the same lanes; may be none, and may end
-            before the text does: then the sums are those of a sample.
+        batches: `(inputs_BT, targets_BT)` of this rank's lanes; may be none, and may end before the
+            text does: then the sums are those of a sample.
         kind: what is added up, see `WordStatistics`.
         storage: where the sums go; without it into memory, whatever they take.
+        carry_state: whether batches are consecutive; else each begins anew.
 
     Raises:
         AllocationError: the sums have no room on the disk.
@@ -171,7 +174,7 @@ def collect_statistics(
     try:
         statistics = WordStatistics(model, kind, storage)
         for inputs_BT, targets_BT in batches:
-            if state is None:
+            if state is None or not carry_state:
                 state = model.initial_state(len(inputs_BT))
             for_row, for_column, state = model.hidden_states(inputs_BT, targets_BT, state)
             statistics.add(model, targets_BT, (for_row, for_column))

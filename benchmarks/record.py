@@ -32,12 +32,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     with joined_processes() as processes:
         trained = load_run(RunDirectory(given.run), "latest", processes)
-        data = trained.settings.data
-        tokens = Corpus.open(Path(given.corpus or data.corpus)).split("train")
-        batches = training_batches(tokens, data.num_lanes, data.bptt, processes)
+        corpus = Corpus.open(Path(given.corpus or trained.settings.data.corpus))
+        batches = training_batches(corpus, trained.settings, processes.rank, processes.world_size)
         storage = Storage(given.memory_gib, given.output.parent)
         statistics = collect_statistics(
-            trained.model, all_batches(batches, processes.device, given.tokens), storage=storage
+            trained.model,
+            all_batches(batches, processes.device, given.tokens),
+            storage=storage,
+            carry_state=batches.carries_state,
         )
         exchanged = exchange(statistics, SingleProcess(), storage=storage)
         save_statistics(given.output, exchanged.costs, trained.table)

@@ -3,12 +3,13 @@
 Legend: N tokens of a split, V words.
 """
 
-from bisect import bisect_right
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,7 @@ import pyarrow as pa
 from data_shards.errors import CorpusError
 from data_shards.files import sha256_of
 from data_shards.manifest import MANIFEST_FILE, Manifest, Shard, VocabularyFile
+from data_shards.pool import Report, Workers
 from data_shards.shards import SCHEMA, Ids
 from data_shards.vocabulary import Vocabulary
 
@@ -31,10 +33,12 @@ class Corpus:
     Attributes:
         path: the folder.
         manifest: what it holds.
+        copies: by a shard's file, the folder of the copy that is read in its place.
     """
 
     path: Path
     manifest: Manifest
+    copies: Mapping[str, Path] = field(default_factory=dict)
 
     @classmethod
     def open(cls, path: Path) -> "Corpus":
@@ -82,7 +86,21 @@ class Corpus:
                 f"{', '.join(self.manifest.splits)}; change the split or prepare the corpus with it"
             )
         vocabulary = self.manifest.vocabulary
-        return TokenSequence(self.path, name, split.shards, vocabulary.words, vocabulary.eos_id)
+        return TokenSequence(
+            self.path, name, split.shards, vocabulary.words, vocabulary.eos_id, self.copies
+        )
+
+    def with_copies(self, folder: Path, shards: Iterable[Shard]) -> "Corpus":
+        """Return the corpus that reads some shards from `folder`, and all others where they were.
+
+        Raises:
+            CorpusError: a copy is missing, or not as long as it should be.
+        """
+        copies = dict(self.copies)
+        for shard in shards:
+            check_file(folder, shard)
+            copies[shard.file] = folder
+        return replace(self, copies=copies)
 
     def verify_shards(self, shards: Iterable[Shard]) -> None:
         """Check shards wholly: checksum, schema, numbers of rows and tokens, range of ids.
@@ -91,22 +109,44 @@ class Corpus:
             CorpusError: for the first shard that is not what the manifest says.
         """
         for shard in shards:
-            check_file(self.path, shard)
-            check_sha256(self.path / shard.file, shard.sha256)
-            check_rows(self.path, shard, self.manifest.vocabulary.words)
+            verify_shard(self.path, shard, self.manifest.vocabulary.words)
 
-    def verify(self, on_progress: Callable[[str], None] | None = None) -> None:
+    def verify(
+        self, workers: Workers | None = None, on_progress: Report = lambda line: None
+    ) -> None:
         """Check the vocabulary and every shard of every split.
+
+        Args:
+            workers: who checks shards; without any this process.
+            on_progress: gets a line for each shard.
 
         Raises:
             CorpusError: for the first file that is not what the manifest says.
         """
         load_vocabulary(self.path, self.manifest.vocabulary)
-        for split in self.manifest.splits.values():
-            for shard in split.shards:
-                self.verify_shards([shard])
-                if on_progress is not None:
-                    on_progress(f"checked {shard.file}: {shard.tokens:,} tokens")
+        vocab_size = self.manifest.vocabulary.words
+        tasks = {
+            shard.file: (verify_shard, self.path, shard, vocab_size)
+            for split in self.manifest.splits.values()
+            for shard in split.shards
+        }
+        for number, (file, num_tokens) in enumerate((workers or Workers()).each(tasks), 1):
+            on_progress(f"checked {number} of {len(tasks)} shards: {file}, {num_tokens:,} tokens")
+
+
+def verify_shard(root: Path, shard: Shard, vocab_size: int) -> int:
+    """Check a shard wholly: checksum, schema, numbers of rows and tokens, range of ids.
+
+    Returns:
+        Its number of tokens.
+
+    Raises:
+        CorpusError: it is not what the manifest says.
+    """
+    check_file(root, shard)
+    check_sha256(root / shard.file, shard.sha256)
+    check_rows(root, shard, vocab_size)
+    return shard.tokens
 
 
 def load_vocabulary(root: Path, expected: VocabularyFile) -> Vocabulary:
@@ -137,14 +177,23 @@ class TokenSequence:
         shards: its shards in reading order.
         vocab_size: V.
         eos_id: id of `<eos>`, what position -1 reads as.
+        copies: by a shard's file, the folder of the copy that is read in its place.
     """
 
     def __init__(
-        self, root: Path, name: str, shards: Sequence[Shard], vocab_size: int, eos_id: int
+        self,
+        root: Path,
+        name: str,
+        shards: Sequence[Shard],
+        vocab_size: int,
+        eos_id: int,
+        copies: Mapping[str, Path] | None = None,
     ) -> None:
         self.name = name
         self.vocab_size = vocab_size
+        self.eos_id = eos_id
         self._root = root
+        self._copies = copies or {}
         self._shards = tuple(shards)
         self._shard_starts = [0, *accumulate(shard.tokens for shard in self._shards)]
         self._opened: dict[int, OpenShard] = {}
@@ -152,6 +201,20 @@ class TokenSequence:
 
     def __len__(self) -> int:
         return self._shard_starts[-1]
+
+    @property
+    def shards(self) -> tuple[Shard, ...]:
+        """The split's shards in reading order."""
+        return self._shards
+
+    def shards_between(self, start: int, stop: int) -> Sequence[Shard]:
+        """Return the shards that the positions `start` to `stop - 1` lie in."""
+        first = bisect_right(self._shard_starts, max(start, 0)) - 1
+        return self._shards[first : bisect_left(self._shard_starts, stop)]
+
+    def at_epoch(self, epoch: int) -> Self:
+        """Return this sequence, which is the same in every epoch."""
+        return self
 
     def read(self, start: int, stop: int) -> Ids:
         """Return the tokens at `start` to `stop - 1`, int32 [stop - start], not to be written to.
@@ -172,7 +235,7 @@ class TokenSequence:
             start = 0
         while start < stop:
             index = bisect_right(self._shard_starts, start) - 1
-            part = self._shard(index).read_some(
+            part = self.opened(index).read_some(
                 start - self._shard_starts[index], stop - self._shard_starts[index]
             )
             parts.append(part)
@@ -188,16 +251,33 @@ class TokenSequence:
             CorpusError: a shard is missing or truncated, or holds an id that is no word's.
         """
         counts = np.zeros(self.vocab_size, dtype=np.int64)
-        for shard in self._shards:
-            for ids in OpenShard.open(self._root, shard).batches:
+        for index, shard in enumerate(self._shards):
+            for ids in self.opened(index).batches:
                 check_ids(self._root / shard.file, ids, self.vocab_size)
                 np.add.at(counts, ids, 1)
         return counts
 
-    def _shard(self, index: int) -> "OpenShard":
+    def row_lengths(self) -> Iterator[npt.NDArray[np.int64]]:
+        """Yield the number of tokens of each row, shard by shard, without reading tokens.
+
+        Raises:
+            CorpusError: a shard is missing or truncated.
+        """
+        for shard in self._shards:
+            opened = OpenShard.open(self._copies.get(shard.file, self._root), shard)
+            yield np.diff(opened.row_starts())
+
+    def opened(self, index: int) -> "OpenShard":
+        """Return a shard by its number, opened now if it was not before.
+
+        Raises:
+            CorpusError: it is missing, truncated, or not what the manifest says.
+        """
         opened = self._opened.get(index)
         if opened is None:
-            opened = self._opened[index] = OpenShard.open(self._root, self._shards[index])
+            shard = self._shards[index]
+            opened = OpenShard.open(self._copies.get(shard.file, self._root), shard)
+            self._opened[index] = opened
         return opened
 
 
@@ -208,10 +288,12 @@ class OpenShard:
     Attributes:
         batches: the tokens of each record batch, views of the file.
         starts: position of each batch's first token in the shard, and the shard's length.
+        row_offsets: of each batch, where its rows begin in it, and its length; views of the file.
     """
 
     batches: tuple[Ids, ...]
     starts: tuple[int, ...]
+    row_offsets: tuple[Ids, ...]
 
     @classmethod
     def open(cls, root: Path, shard: Shard) -> "OpenShard":
@@ -220,17 +302,28 @@ class OpenShard:
         columns = map_rows(root / shard.file)
         batches = tuple(rows.values.to_numpy(zero_copy_only=True) for rows in columns)
         starts = (0, *accumulate(len(ids) for ids in batches))
-        if starts[-1] != shard.tokens:
+        num_rows = sum(map(len, columns))
+        if (num_rows, starts[-1]) != (shard.rows, shard.tokens):
             raise CorpusError(
-                f"{root / shard.file} holds {starts[-1]} tokens, expected {shard.tokens}; "
-                "prepare the corpus again"
+                f"{root / shard.file} holds {num_rows} rows and {starts[-1]} tokens, expected "
+                f"{shard.rows} and {shard.tokens}; prepare the corpus again"
             )
-        return cls(batches, starts)
+        row_offsets = tuple(rows.offsets.to_numpy(zero_copy_only=True) for rows in columns)
+        return cls(batches, starts, row_offsets)
 
     def read_some(self, start: int, stop: int) -> Ids:
         """Return the tokens from `start` to `stop` or to the end of `start`'s batch."""
         index = bisect_right(self.starts, start) - 1
         return self.batches[index][start - self.starts[index] : stop - self.starts[index]]
+
+    def row_starts(self) -> npt.NDArray[np.int64]:
+        """Return the position of each row's first token in the shard, and the shard's length."""
+        # No row goes on from one record batch to the next.
+        starts = [
+            start + offsets[:-1].astype(np.int64)
+            for start, offsets in zip(self.starts, self.row_offsets, strict=False)
+        ]
+        return np.concatenate([*starts, [self.starts[-1]]])
 
 
 def map_rows(path: Path) -> list[pa.ListArray]:

@@ -20,7 +20,10 @@ from pathlib import Path
 
 from data_shards.errors import CorpusError
 from data_shards.manifest import Manifest
-from data_shards.prepare import Report, prepare_corpus
+from data_shards.pool import Report
+from data_shards.prepare import prepare_corpus
+from data_shards.recipe import Recipe
+from data_shards.words import TextOptions
 
 DEMO_VOCAB_SIZE = 10_000
 
@@ -62,7 +65,10 @@ class DemoText:
 
 
 def write_demo_corpus(
-    output: Path, *, vocab_size: int | None = DEMO_VOCAB_SIZE, on_progress: Report | None = None
+    output: Path,
+    *,
+    vocab_size: int | None = DEMO_VOCAB_SIZE,
+    on_progress: Report = lambda line: None,
 ) -> Manifest:
     """Write a corpus folder of the standard library's English.
 
@@ -85,8 +91,7 @@ def write_demo_corpus(
             [paths["valid"]],
             [paths["test"]],
             output,
-            vocab_size=vocab_size,
-            lowercase=True,
+            Recipe(TextOptions(lowercase=True), vocab_size),
             on_progress=on_progress,
         )
 

@@ -1,4 +1,4 @@
-"""Batches that do not depend on the number of processes.
+"""Batches that do not depend on the number of processes: a text as B lanes, read in parallel.
 
 The targets of a sequence, its N tokens, are cut into B contiguous lanes; the input of a target is
 the token before it. Each step takes T targets of every lane. All of it is a pure function of N, B
@@ -7,58 +7,49 @@ and T: a process is given a range of lanes and yields these lanes' share of the 
 Legend: N tokens, B lanes in all, L lanes of one process, T targets a step and lane (`bptt`).
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from typing import Protocol, Self
 
 import numpy as np
 
-from data_shards.corpus import TokenSequence
+from data_shards.batches import PADDING, Batch, check_num_lanes, check_step
 from data_shards.errors import CorpusError
+from data_shards.manifest import Shard
 from data_shards.shards import Ids
 
-PADDING = -1
-"""The target where a lane has ended; the input is 0 there."""
+BLOCK_TOKENS = 1 << 18
+"""About so many tokens, 1 MiB, are read at once, from all lanes together."""
 
 
-@dataclass(frozen=True, eq=False)
-class Batch:
-    """One step of some lanes.
+class Tokens(Protocol):
+    """A text as one long sequence of tokens, which may have another order in another epoch."""
 
-    Attributes:
-        inputs: word before each target, int32 [L, T].
-        targets: word to predict, int32 [L, T]; `PADDING` where the lane has ended.
-    """
+    @property
+    def name(self) -> str:
+        """The split's name, for messages."""
+        ...
 
-    inputs: Ids
-    targets: Ids
+    def __len__(self) -> int: ...
 
+    def read(self, start: int, stop: int) -> Ids:
+        """Return the tokens at `start` to `stop - 1`, int32; position -1 reads as `<eos>`."""
+        ...
 
-def lane_slice(num_lanes: int, rank: int, world_size: int) -> range:
-    """Return the lanes that a process owns; those of all processes are all lanes in order.
+    def at_epoch(self, epoch: int) -> Self:
+        """Return the sequence of another epoch."""
+        ...
 
-    Args:
-        num_lanes: B.
-        rank: number of the process, from 0.
-        world_size: number of processes.
-
-    Raises:
-        CorpusError: there are more processes than lanes.
-    """
-    assert 0 <= rank < world_size
-    if num_lanes < 1:
-        raise CorpusError(f"num_lanes={num_lanes}, expected at least 1; raise data.num_lanes")
-    if world_size > num_lanes:
-        raise CorpusError(
-            f"num_lanes={num_lanes} cannot be split over {world_size} processes; use at most "
-            f"{num_lanes} processes or raise data.num_lanes"
-        )
-    return range(rank * num_lanes // world_size, (rank + 1) * num_lanes // world_size)
+    def shards_between(self, start: int, stop: int) -> Sequence[Shard]:
+        """Return the shards that these positions lie in, in whatever epoch."""
+        ...
 
 
 class LaneBatches:
     """The batches of some lanes of a sequence.
 
     Lane `l` covers the targets `floor(l*N/B)` to `floor((l+1)*N/B)`, so that lengths differ by one
-    at most. A shorter lane is padded in its last step.
+    at most. A shorter lane is padded in its last step. Steps are best read in order: each is two
+    views of a block of many steps.
 
     Args:
         tokens: the N tokens.
@@ -70,9 +61,10 @@ class LaneBatches:
         CorpusError: there are fewer tokens than lanes, or `num_lanes` or `bptt` is below 1.
     """
 
-    def __init__(self, tokens: TokenSequence, num_lanes: int, bptt: int, lanes: range) -> None:
-        if num_lanes < 1:
-            raise CorpusError(f"num_lanes={num_lanes}, expected at least 1; raise data.num_lanes")
+    carries_state = True
+
+    def __init__(self, tokens: Tokens, num_lanes: int, bptt: int, lanes: range) -> None:
+        check_num_lanes(num_lanes)
         if bptt < 1:
             raise CorpusError(f"bptt={bptt}, expected at least 1; raise data.bptt")
         num_targets = len(tokens)
@@ -88,19 +80,19 @@ class LaneBatches:
         self.bptt = bptt
         self.lanes = lanes
         self._short_length, self._num_long = divmod(num_targets, num_lanes)
+        self._longest = self._short_length + (self._num_long > 0)
+        self.num_steps = -(-self._longest // bptt)
         self._bounds = [
             (lane * num_targets // num_lanes, (lane + 1) * num_targets // num_lanes)
             for lane in lanes
         ]
-
-    @property
-    def num_steps(self) -> int:
-        """Number of steps until every lane of the sequence has ended, whatever lanes are wanted."""
-        return -(-self._longest // self.bptt)
+        self._steps_per_block = max(1, BLOCK_TOKENS // (bptt * max(1, len(lanes))))
+        self._block_steps = range(0)
+        self._block: Ids = np.empty((len(lanes), 0), dtype=np.int32)
 
     def num_tokens(self, step: int) -> int:
         """Return the number of targets of a step over all B lanes, padding not counted."""
-        self._check_step(step)
+        check_step(step, self.num_steps)
         first = step * self.bptt
         of_short = min(max(self._short_length - first, 0), self.bptt)
         of_long = min(max(self._short_length + 1 - first, 0), self.bptt)
@@ -113,24 +105,36 @@ class LaneBatches:
             CorpusError: a shard is missing, truncated, or not what the manifest says.
             IndexError: there is no such step.
         """
-        self._check_step(step)
-        first = step * self.bptt
-        shape = (len(self.lanes), min(self.bptt, self._longest - first))
-        inputs = np.zeros(shape, dtype=np.int32)
-        targets = np.full(shape, PADDING, dtype=np.int32)
-        for place, (lane_start, lane_stop) in enumerate(self._bounds):
-            start = lane_start + first
-            stop = min(start + self.bptt, lane_stop)
-            if start < stop:
-                words = self.tokens.read(start - 1, stop)
-                inputs[place, : stop - start] = words[:-1]
-                targets[place, : stop - start] = words[1:]
+        if step not in self._block_steps:
+            check_step(step, self.num_steps)
+            self._read_block(step)
+        first = (step - self._block_steps.start) * self.bptt
+        words = self._block[:, first : first + self.bptt + 1]
+        inputs, targets = words[:, :-1], words[:, 1:]
+        if step == self.num_steps - 1:
+            inputs = np.where(targets == PADDING, np.int32(0), inputs)
         return Batch(inputs, targets)
 
-    @property
-    def _longest(self) -> int:
-        return self._short_length + (self._num_long > 0)
+    def at_epoch(self, epoch: int) -> Self:
+        """Return the same lanes of another epoch."""
+        return type(self)(self.tokens.at_epoch(epoch), self.num_lanes, self.bptt, self.lanes)
 
-    def _check_step(self, step: int) -> None:
-        if not 0 <= step < self.num_steps:
-            raise IndexError(f"step {step} lies outside 0 to {self.num_steps - 1}")
+    def shards(self) -> Sequence[Shard]:
+        """Return the shards that the lanes wanted lie in, in whatever epoch."""
+        if not self.lanes:
+            return ()
+        return self.tokens.shards_between(self._bounds[0][0] - 1, self._bounds[-1][1])
+
+    def _read_block(self, step: int) -> None:
+        """Read the words of many steps: of each lane the first input, then all targets.
+
+        A new array each time, as batches given away are views of the one before.
+        """
+        steps = range(step, min(step + self._steps_per_block, self.num_steps))
+        first, last = steps.start * self.bptt, min(steps.stop * self.bptt, self._longest)
+        block = np.empty((len(self.lanes), 1 + last - first), dtype=np.int32)
+        for words, (lane_start, lane_stop) in zip(block, self._bounds, strict=True):
+            read = self.tokens.read(lane_start + first - 1, min(lane_start + last, lane_stop))
+            words[: len(read)] = read
+            words[len(read) :] = PADDING
+        self._block_steps, self._block = steps, block

@@ -5,11 +5,12 @@ import json
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from data_shards.errors import CorpusError
 from data_shards.files import HashedFile
 from data_shards.vocabulary import EOS, UNK
+from data_shards.words import Normalization, TextOptions, Tokenizer
 
 FORMAT_VERSION = 1
 MANIFEST_FILE = "manifest.json"
@@ -23,16 +24,31 @@ class Tokenization:
     """How text became words.
 
     Attributes:
-        name: `whitespace`, lines split at `\\n` and words at ASCII blanks.
+        name: `whitespace`, words between ASCII blanks, or `word`, of running text (see `words`).
         lowercase: whether the text was lower-cased.
+        normalize: `nfc` where characters were composed, else `none`.
         end_of_sentence: the entry that ends every line.
         unknown: the entry that stands for words not in the vocabulary.
     """
 
     name: str = "whitespace"
     lowercase: bool = False
+    normalize: str = "none"
     end_of_sentence: str = EOS
     unknown: str = UNK
+
+    @property
+    def options(self) -> TextOptions:
+        """The options that find the words of other text, a prompt for instance, the same way.
+
+        Raises:
+            CorpusError: the tokenizer or normalisation is none that there is.
+        """
+        return TextOptions(
+            tokenizer=cast(Tokenizer, self.name),
+            lowercase=self.lowercase,
+            normalize=cast(Normalization, self.normalize),
+        )
 
 
 @dataclass(frozen=True)
@@ -129,6 +145,7 @@ class Manifest:
                 part_from(VocabularyFile, content["vocabulary"]),
                 {name: split_from(split) for name, split in content["splits"].items()},
             )
+            _ = manifest.tokenization.options  # raises where they are none that there are
             fingerprint = content.pop("fingerprint")
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise CorpusError(

@@ -2,160 +2,131 @@
 
 A line ends at `\\n` and nowhere else; words are separated by ASCII blanks and nothing else, so that
 a no-break space or a Unicode line separator inside a word stays inside. That is what `bytes.split`
-does and `str.split` does not.
+does and `str.split` does not. (The tokenizer `word` cuts words further, see `words`.)
 """
 
+import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
-
 from data_shards.errors import CorpusError
-
-PIECE_BYTES = 8 << 20
-"""How much text is held in memory at a time; a single word may not be longer."""
-
-COMPRESSION = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
-"""Compression by file suffix; every other file is read as it is."""
+from data_shards.spans import PIECE_BYTES, Part, Piece, open_bytes
+from data_shards.words import (
+    BLANKS,
+    TextOptions,
+    checked,
+    rewritten,
+)
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-BLANKS = b" \t\n\r\v\f"
-
-IS_BLANK = np.zeros(256, dtype=np.bool_)
-IS_BLANK[list(BLANKS)] = True
-IS_BLANK.setflags(write=False)
 
 
-def split_words(text: str, *, lowercase: bool = False) -> list[str]:
-    """Split a text, a prompt for instance, as the words of a corpus are split."""
-    text = text.lower() if lowercase else text
-    return [word.decode() for word in text.encode().split()]
+def read_text(
+    part: Part, options: TextOptions, option: str, piece_bytes: int = PIECE_BYTES
+) -> Iterator[Piece]:
+    """Read plain text as checked pieces of about `piece_bytes` bytes.
 
-
-def read_pieces(
-    path: Path,
-    *,
-    lowercase: bool = False,
-    option: str = "the input files",
-    piece_bytes: int = PIECE_BYTES,
-) -> Iterator[bytes]:
-    """Read a text file, plain or compressed, as checked pieces of about `piece_bytes` bytes.
-
-    A piece ends after a `\\n`, or after another blank inside a line that is longer than a piece; it
-    never cuts a word. The last one always ends in `\\n`, also where the file does not.
-
-    Args:
-        path: the file; its suffix says how it is compressed (`COMPRESSION`).
-        lowercase: whether to lower-case the text.
-        option: the option to name in errors, `--train` for instance.
-        piece_bytes: the size of a piece.
+    A piece ends after a `\\n`, or after another blank inside a line that is longer than a piece.
 
     Raises:
-        CorpusError: the file cannot be read, is empty or truncated, is not UTF-8, holds a NUL byte
-            or a word longer than a piece.
+        CorpusError: the file is empty, is not UTF-8, holds a NUL byte or a word longer than a
+            piece.
+        OSError, EOFError, lzma.LZMAError, pa.ArrowException: it cannot be read.
     """
-    rest = b""
+    for offset, block in line_blocks(part, option, piece_bytes, cut_lines=True):
+        place = partial(place_in_text, part, offset)
+        text = checked(block, options.on_bad_bytes, place, option)
+        yield Piece(rewritten(text, options), records=False)
+
+
+def line_blocks(
+    part: Part, option: str, block_bytes: int, *, cut_lines: bool
+) -> Iterator[tuple[int, bytes]]:
+    """Yield the lines that start in a stretch of a file, about `block_bytes` at a time.
+
+    Each block comes with its place in the file, decompressed, in bytes. It ends in `\\n`, also
+    where the file does not. A byte order mark at the file's start is left out.
+
+    Args:
+        part: the stretch, in bytes.
+        option: the option to name in errors.
+        block_bytes: the size of a block.
+        cut_lines: whether a longer line is cut after a blank, or comes as a whole.
+
+    Raises:
+        CorpusError: the file is empty, or a line that has to be cut has no blank.
+    """
+    rest, begin = b"", 0
     last_byte = b""
-    offset, line = 0, 1
-    for chunk in read_chunks(path, option, piece_bytes):
+    for offset, chunk in line_chunks(part, block_bytes):
+        begin = begin if rest else offset
         rest += chunk
-        if not last_byte and offset == 0 and len(rest) >= len(BYTE_ORDER_MARK):
-            offset = len(BYTE_ORDER_MARK) if rest.startswith(BYTE_ORDER_MARK) else 0
-            rest = rest[offset:]
-        end = rest.rfind(b"\n") + 1 or 1 + max(rest.rfind(blank) for blank in BLANKS)
+        end = rest.rfind(b"\n") + 1
+        if not end and cut_lines:
+            end = end_of_words(rest, 0, len(rest))
+            if not end and len(rest) >= block_bytes:
+                raise CorpusError(
+                    f"{part}, line {line_number(part.path, begin)}: {len(rest)} bytes from byte "
+                    f"{begin} on hold no blank, expected text with words separated by blanks; "
+                    f"change {option}"
+                )
         if end:
-            piece, rest = rest[:end], rest[end:]
-            yield checked_piece(piece, path, option, offset, line, lowercase)
-            offset, line, last_byte = offset + end, line + piece.count(b"\n"), piece[-1:]
-        elif len(rest) >= piece_bytes:
-            raise CorpusError(
-                f"{path}, line {line}: {len(rest)} bytes from byte {offset} on hold no blank, "
-                f"expected text with words separated by blanks; change {option}"
-            )
+            last_byte = rest[end - 1 : end]
+            yield without_mark(begin, rest[:end])
+            begin, rest = begin + end, rest[end:]
+    begin, rest = without_mark(begin, rest)
     if rest:
-        yield checked_piece(rest + b"\n", path, option, offset, line, lowercase)
-    elif not last_byte:
-        raise CorpusError(f"{path} is empty, expected at least one line of text; change {option}")
-    elif last_byte != b"\n":
-        yield b"\n"
+        yield begin, rest + b"\n"
+    elif last_byte and last_byte != b"\n":
+        yield begin, b"\n"
+    elif not last_byte and (part.start, part.stop) == (0, None):
+        raise CorpusError(f"{part} is empty, expected at least one line of text; change {option}")
 
 
-def read_chunks(path: Path, option: str, chunk_bytes: int) -> Iterator[bytes]:
-    """Read a file's bytes, decompressed, with every failure as a `CorpusError`."""
-    compression = COMPRESSION.get(path.suffix)
-    kind = f"{compression} file" if compression else "text file"
-    try:
-        if not path.exists():
-            raise CorpusError(f"{path} does not exist, expected a {kind}; change {option}")
-        if path.is_dir():
-            raise CorpusError(f"{path} is a folder, expected a {kind}; change {option}")
-        with pa.input_stream(str(path), compression=compression) as stream:
-            while chunk := stream.read(chunk_bytes):
-                yield chunk
-    except (OSError, pa.ArrowException) as error:
-        raise CorpusError(
-            f"{path} cannot be read to its end ({error}), expected a whole and readable {kind}; "
-            f"change {option}"
-        ) from error
+def line_chunks(part: Part, chunk_bytes: int) -> Iterator[tuple[int, bytes]]:
+    """Yield the bytes of the lines that start in a stretch of a file, and where they stand."""
+    stop = sys.maxsize if part.stop is None else part.stop
+    with open_bytes(part.path) as file:
+        offset = part.start
+        if offset:  # what is left of the line before; a line may start just here
+            offset -= 1
+            file.seek(offset)
+            while offset < stop and (skipped := file.readline(chunk_bytes)):
+                offset += len(skipped)
+                if skipped.endswith(b"\n"):
+                    break
+        last_byte = b""
+        while offset < stop and (chunk := file.read(min(chunk_bytes, stop - offset))):
+            yield offset, chunk
+            offset, last_byte = offset + len(chunk), chunk[-1:]
+        while last_byte not in (b"", b"\n") and (chunk := file.readline(chunk_bytes)):
+            yield offset, chunk
+            offset, last_byte = offset + len(chunk), chunk[-1:]
 
 
-def checked_piece(
-    piece: bytes, path: Path, option: str, offset: int, line: int, lowercase: bool
-) -> bytes:
-    """Return the piece that starts at `offset` in `line`, lower-cased if wanted, or raise."""
-    try:
-        text = piece.decode()
-        at = piece.find(b"\0")
-        fault = "a NUL byte"
-    except UnicodeDecodeError as error:
-        at = error.start
-        fault = f"byte 0x{piece[at]:02x}, which is not UTF-8 ({error.reason}),"
-    if at >= 0:
-        line += piece.count(b"\n", 0, at)
-        raise CorpusError(
-            f"{path}, line {line}: {fault} at byte {offset + at}, expected UTF-8 text; "
-            f"change {option}"
-        )
-    return text.lower().encode() if lowercase else piece
+def without_mark(begin: int, block: bytes) -> tuple[int, bytes]:
+    """Take off the byte order mark where a block that starts at byte `begin` has one."""
+    if begin == 0 and block.startswith(BYTE_ORDER_MARK):
+        return len(BYTE_ORDER_MARK), block[len(BYTE_ORDER_MARK) :]
+    return begin, block
 
 
-@dataclass(frozen=True, eq=False)
-class PieceWords:
-    """The words of a piece of text.
-
-    Attributes:
-        words: the words there are; one may occur twice.
-        word_of_token: for each running word its place in `words`, int [num_tokens].
-        line_ends: for each `\\n` how many running words stand before it, int64 [num_lines].
-    """
-
-    words: list[bytes]
-    word_of_token: npt.NDArray[np.integer]
-    line_ends: npt.NDArray[np.int64]
+def end_of_words(text: bytes, begin: int, end: int) -> int:
+    """Return where the last blank of a stretch of text ends, 0 where there is none."""
+    return 1 + max(text.rfind(blank, begin, end) for blank in BLANKS)
 
 
-def parse_piece(piece: bytes) -> PieceWords:
-    """Split a piece of text that ends in a blank into words and lines.
+def place_in_text(part: Part, offset: int, at: int) -> str:
+    """Say where byte `at` of a block that starts at `offset` stands in a file."""
+    return f"{part}, line {line_number(part.path, offset + at)}, at byte {offset + at}"
 
-    No Python object is made for a running word, only for the different ones: each running word,
-    together with the blanks behind it, is a slice of the piece in an Arrow array, which Arrow
-    encodes by a dictionary; the blanks are taken off the dictionary's entries.
-    """
-    characters = np.frombuffer(piece, dtype=np.uint8)
-    blank = IS_BLANK[characters]
-    begins = np.flatnonzero(~blank[1:] & blank[:-1]) + 1
-    if not blank[0]:
-        begins = np.concatenate(([0], begins))
-    bounds = np.append(begins, len(piece)).astype(np.int32)
-    slices = pa.Array.from_buffers(
-        pa.binary(), len(begins), [None, pa.py_buffer(bounds), pa.py_buffer(piece)]
-    )
-    encoded = slices.dictionary_encode()
-    return PieceWords(
-        words=[word.strip() for word in encoded.dictionary.to_pylist()],
-        word_of_token=encoded.indices.to_numpy(),
-        line_ends=np.searchsorted(begins, np.flatnonzero(characters == ord("\n"))),
-    )
+
+def line_number(path: Path, offset: int) -> int:
+    """Return the number, from 1, of the line that holds a byte; reads all before it."""
+    number = 1
+    with open_bytes(path) as file:
+        while offset and (chunk := file.read(min(offset, PIECE_BYTES))):
+            number += chunk.count(b"\n")
+            offset -= len(chunk)
+    return number

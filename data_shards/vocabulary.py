@@ -1,13 +1,16 @@
 """The vocabulary: the words a model knows, most frequent first. Legend: V words."""
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from data_shards.errors import CorpusError
 from data_shards.files import arrow_file
@@ -19,8 +22,42 @@ UNK = "<unk>"
 """The entry that stands for every word not in the vocabulary."""
 
 SMALLEST_VOCABULARY = 3
+WORDS_PER_BLOCK = 1 << 16
 
 SCHEMA = pa.schema([("word", pa.string()), ("count", pa.int64())])
+
+
+class WordList(Sequence[str]):
+    """Words of an Arrow array, read one by one as `str`: 10 million of them take few bytes.
+
+    Args:
+        words: string [V], without empty entries.
+    """
+
+    def __init__(self, words: pa.StringArray) -> None:
+        self.array = words
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    @overload
+    def __getitem__(self, place: int) -> str: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[str]: ...
+    def __getitem__(self, place: int | slice) -> str | list[str]:
+        found: str | list[str] = (
+            self.array[place].to_pylist() if isinstance(place, slice) else self.array[place].as_py()
+        )
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        for start in range(0, len(self), WORDS_PER_BLOCK):
+            yield from self[start : start + WORDS_PER_BLOCK]
+
+    def index_of(self, word: str) -> int:
+        """Return the place of a word, -1 where it is missing."""
+        place: int = pc.index(self.array, pa.scalar(word, pa.string())).as_py()
+        return place
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,100 +72,53 @@ class Vocabulary:
         CorpusError: a word occurs twice, `<eos>` or `<unk>` is missing, or a count is negative.
     """
 
-    words: tuple[str, ...]
+    words: WordList
     counts: npt.NDArray[np.int64]
 
-    def __post_init__(self) -> None:
-        words = tuple(self.words)
-        counts = np.array(self.counts, dtype=np.int64, copy=True)
-        if counts.shape != (len(words),):
+    def __init__(self, words: pa.StringArray | Sequence[str], counts: npt.ArrayLike) -> None:
+        word_list = WordList(words if isinstance(words, pa.Array) else pa.array(words, pa.string()))
+        counts = np.array(counts, dtype=np.int64, copy=True)
+        if counts.shape != (len(word_list),):
             raise CorpusError(
-                f"a vocabulary of {len(words)} words has counts of shape {counts.shape}, "
+                f"a vocabulary of {len(word_list)} words has counts of shape {counts.shape}, "
                 "expected one count a word"
             )
-        if len(words) and counts.min() < 0:
+        if len(word_list) and counts.min() < 0:
             word = int(counts.argmin())
             raise CorpusError(f"word {word} has the count {counts[word]}, expected 0 or more")
-        different = set(words)
-        if len(different) < len(words):
+        num_different = pc.count_distinct(word_list.array, mode="all").as_py()
+        if num_different < len(word_list):
             raise CorpusError(
-                f"a vocabulary of {len(words)} words has {len(different)} different ones, "
+                f"a vocabulary of {len(word_list)} words has {num_different} different ones, "
                 "expected each word once"
             )
-        missing = [entry for entry in (EOS, UNK) if entry not in different]
+        missing = [entry for entry in (EOS, UNK) if word_list.index_of(entry) < 0]
         if missing:
             raise CorpusError(f"the vocabulary lacks {' and '.join(missing)}, expected both")
         counts.setflags(write=False)
-        object.__setattr__(self, "words", words)
+        object.__setattr__(self, "words", word_list)
         object.__setattr__(self, "counts", counts)
-
-    @classmethod
-    def from_counts(
-        cls, count_of_word: Mapping[bytes, int], vocab_size: int | None = None, min_count: int = 1
-    ) -> "Vocabulary":
-        """Cut the most frequent words and put them in order.
-
-        `<eos>` and `<unk>` are always entries and count towards `vocab_size`. Words rank by count,
-        the highest first, and by their UTF-8 bytes where counts are equal. The occurrences of the
-        words cut are added to those of `<unk>`.
-
-        Args:
-            count_of_word: how often each word occurs, words as UTF-8.
-            vocab_size: V at most; None keeps every word.
-            min_count: words that occur less often are cut.
-
-        Raises:
-            CorpusError: `vocab_size` is below 3 or `min_count` below 1.
-        """
-        check_cut(vocab_size, min_count)
-        reserved = (EOS.encode(), UNK.encode())
-        counts = np.fromiter(
-            (n for word, n in count_of_word.items() if word not in reserved), dtype=np.int64
-        )
-        num_kept = int(np.count_nonzero(counts >= min_count))
-        least = min_count
-        if vocab_size is not None and num_kept > vocab_size - len(reserved):
-            num_kept = vocab_size - len(reserved)
-            least = int(np.partition(counts, -num_kept)[-num_kept])
-        candidates = [
-            (word, n) for word, n in count_of_word.items() if n >= least and word not in reserved
-        ]
-        kept = dict(sorted(candidates, key=rank_of_entry)[:num_kept])
-        num_eos, num_unk = (count_of_word.get(entry, 0) for entry in reserved)
-        num_cut = int(counts.sum()) - sum(kept.values())
-        kept |= dict(zip(reserved, (num_eos, num_unk + num_cut), strict=True))
-        entries = sorted(kept.items(), key=rank_of_entry)
-        return cls(
-            tuple(word.decode() for word, _ in entries),
-            np.array([n for _, n in entries], dtype=np.int64),
-        )
 
     def __len__(self) -> int:
         return len(self.words)
 
     @cached_property
-    def id_of_word(self) -> dict[str, int]:
-        """Id of each word."""
-        return {word: index for index, word in enumerate(self.words)}
-
-    @cached_property
     def eos_id(self) -> int:
         """Id of `<eos>`."""
-        return self.words.index(EOS)
+        return self.words.index_of(EOS)
 
     @cached_property
     def unk_id(self) -> int:
         """Id of `<unk>`."""
-        return self.words.index(UNK)
+        return self.words.index_of(UNK)
 
-    def encode(self, words: Iterable[str]) -> npt.NDArray[np.int32]:
+    def encode(self, words: Sequence[str]) -> npt.NDArray[np.int32]:
         """Return the words' ids, int32; `unk_id` for those the vocabulary does not have."""
-        ids = self.id_of_word
-        return np.array([ids.get(word, self.unk_id) for word in words], dtype=np.int32)
+        return ids_of_words(pa.array(words, pa.string()), self.words.array, self.unk_id)
 
     def save(self, path: Path) -> str:
         """Write an Arrow IPC file, `word` and `count` in id order, and return its SHA-256."""
-        columns = [pa.array(self.words, pa.string()), pa.array(self.counts)]
+        columns = [self.words.array, pa.array(self.counts)]
         with arrow_file(path, SCHEMA) as (file, writer):
             writer.write_batch(pa.record_batch(columns, schema=SCHEMA))
         return file.sha256
@@ -154,13 +144,44 @@ class Vocabulary:
                 f"{path} has the columns {described}, expected word: string, count: int64 "
                 "without empty cells; prepare the corpus again"
             )
-        return cls(tuple(content["word"].to_pylist()), content["count"].to_numpy())
+        words, counts = (content[name].combine_chunks() for name in SCHEMA.names)
+        return cls(words, counts.to_numpy())
 
 
-def rank_of_entry(entry: tuple[bytes, int]) -> tuple[int, bytes]:
-    """Sorting key: the highest count first, then the bytes of the word."""
-    word, count = entry
-    return -count, word
+def ids_of_words(words: pa.Array, vocabulary: pa.Array, unk_id: int) -> npt.NDArray[np.int32]:
+    """Return the places of words in a vocabulary of the same type, int32; `unk_id` for others."""
+    places = pc.fill_null(pc.index_in(words, value_set=vocabulary), unk_id)
+    ids: npt.NDArray[np.int32] = places.to_numpy()
+    return ids
+
+
+def read_word_list(path: Path) -> pa.BinaryArray:
+    """Read words to use as a vocabulary, in their order: a word a line, or a corpus's vocabulary.
+
+    Args:
+        path: `.arrow` as a corpus has it, else text with a word a line; what follows a blank, as a
+            count, is left out.
+
+    Raises:
+        CorpusError: the file cannot be read, or is empty, or a word occurs twice.
+    """
+    if path.suffix == ".arrow":
+        return Vocabulary.load(path).words.array.cast(pa.binary())
+    try:
+        lines = path.read_bytes().splitlines()
+        words = [line.split()[0].decode() for line in lines if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise CorpusError(
+            f"{path} cannot be read ({error}), expected UTF-8 with a word a line; change --vocab"
+        ) from error
+    if not words:
+        raise CorpusError(f"{path} has no words, expected a word a line; change --vocab")
+    if len(set(words)) < len(words):
+        twice = next(word for word, count in Counter(words).items() if count > 1)
+        raise CorpusError(
+            f"{path} has the word {twice!r} twice, expected each once; change --vocab"
+        )
+    return pa.array(words, pa.string()).cast(pa.binary())
 
 
 def check_cut(vocab_size: int | None, min_count: int) -> None:

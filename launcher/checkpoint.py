@@ -53,7 +53,8 @@ class Meta:
         table_shape: its rows and columns.
         rounds: state of the reallocation schedule.
         valid_perplexity: measured at this very step; 0 where it was not.
-        loader: corpus fingerprint, SHA-256 of its vocabulary, epoch and step in it, lanes.
+        loader: corpus fingerprint, SHA-256 of its vocabulary, how its text became words, epoch
+            and step in it, lanes.
         fixed: settings that a resumed run has to share.
         files: bytes and SHA-256 of every other file.
     """

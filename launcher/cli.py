@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from data_shards import EOS, Manifest, prepare_corpus, write_demo_corpus
-from launcher.metrics import log_to_console
+from data_shards import EOS
+from launcher.corpus_commands import add_corpus_commands
+from launcher.logs import log_to_console
 
 log = logging.getLogger("lightrnn")
 
@@ -30,46 +31,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments[:1] == ["train"]:
         return _train(arguments[1:])
     options = _parser().parse_args(arguments)
-    # Imported here, for it imports torch: `prepare` need not wait for that.
-    from launcher.processes import USER_ERRORS
-
     command: Command = options.command
     try:
         return command(options)
-    except USER_ERRORS as error:
-        log.error("error: %s", " ".join(str(error).split()))
-        return 2
     except KeyboardInterrupt:
         return 130  # as the shell reports a command ended by Ctrl-C
+    except Exception as error:
+        # Imported here, for it imports torch: what makes a corpus need not wait for that.
+        from launcher.processes import USER_ERRORS
+
+        if not isinstance(error, USER_ERRORS):
+            raise
+        log.error("error: %s", " ".join(str(error).split()))
+        return 2
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = OneLineParser(prog="lightrnn", description="LightRNN: enormous vocabularies, small.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=OneLineParser)
 
-    prepare = commands.add_parser("prepare", help="text to corpus folder")
-    prepare.set_defaults(command=_prepare)
-    for split in ("train", "valid", "test"):
-        prepare.add_argument(
-            f"--{split}",
-            nargs="+",
-            type=Path,
-            default=[],
-            required=split == "train",
-            metavar="FILE",
-            help=f"{split} text, a sentence a line, words between blanks; plain, .gz, .bz2 or .zst",
-        )
-    prepare.add_argument("--output", type=Path, required=True, help="corpus folder to make")
-    prepare.add_argument("--vocab-size", type=int, help="words to keep, <eos> and <unk> included")
-    prepare.add_argument("--min-count", type=int, default=1, help="fewest occurrences kept")
-    prepare.add_argument("--lowercase", action="store_true", help="turn the text to lower case")
-    prepare.add_argument("--shard-tokens", type=int, default=2**24, help="tokens a shard")
-
-    demo = commands.add_parser("demo-corpus", help="corpus from Python's own documentation")
-    demo.set_defaults(command=_demo_corpus)
-    demo.add_argument("--output", type=Path, required=True, help="corpus folder to make")
-    demo.add_argument("--vocab-size", type=int, default=10_000, help="words to keep")
-
+    add_corpus_commands(commands.add_parser)
     commands.add_parser("train", help="train on this machine: see `lightrnn train --help`")
 
     evaluate = commands.add_parser("evaluate", help="perplexity of a split")
@@ -95,6 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     verify = commands.add_parser("verify", help="check every checksum and invariant")
     verify.set_defaults(command=_verify)
     verify.add_argument("path", type=Path, metavar="CORPUS_OR_RUN", help="folder to check")
+    verify.add_argument("--workers", type=int, default=1, help="processes that check a corpus")
     return parser
 
 
@@ -127,42 +109,6 @@ def _train(arguments: list[str]) -> int:
     except USER_ERRORS as error:
         log.error("error: %s", " ".join(str(error).split()))
         return 2
-
-
-def _prepare(options: argparse.Namespace) -> int:
-    manifest = prepare_corpus(
-        options.train,
-        options.valid,
-        options.test,
-        options.output,
-        vocab_size=options.vocab_size,
-        min_count=options.min_count,
-        lowercase=options.lowercase,
-        shard_tokens=options.shard_tokens,
-        on_progress=log.info,
-    )
-    return _describe(manifest, options.output)
-
-
-def _demo_corpus(options: argparse.Namespace) -> int:
-    manifest = write_demo_corpus(
-        options.output, vocab_size=options.vocab_size, on_progress=log.info
-    )
-    return _describe(manifest, options.output)
-
-
-def _describe(manifest: Manifest, output: Path) -> int:
-    for name, split in manifest.splits.items():
-        log.info(
-            "%s: %d tokens with %s, %d lines, %.2f %% unknown",
-            name,
-            split.tokens,
-            EOS,
-            split.rows,
-            100 * split.unknown_tokens / split.tokens,
-        )
-    log.info("%d words; corpus in %s", manifest.vocabulary.words, output)
-    return 0
 
 
 def _evaluate(options: argparse.Namespace) -> int:
@@ -216,7 +162,7 @@ def _report(options: argparse.Namespace) -> int:
 def _verify(options: argparse.Namespace) -> int:
     from launcher.verify import verify
 
-    verify(options.path, log.info)
+    verify(options.path, log.info, options.workers)
     sys.stdout.write(f"{options.path}: everything is as it was written\n")
     return 0
 

@@ -16,9 +16,9 @@ def describe(record: Record) -> Iterator[str]:
 def _start(record: Record) -> Iterator[str]:
     yield (
         "{vocab_size} words in {num_rows} x {num_columns} cells | {num_parameters} parameters | "
-        "{world_size} processes on {device} | {num_lanes} lanes x {bptt} words | "
+        "{world_size} processes on {device} | {num_lanes} {batch} | "
         "{steps_per_epoch} steps an epoch, {total_steps} in all"
-    ).format(**record)
+    ).format(batch=f"lanes x {record['bptt']} words" if "bptt" in record else "rows", **record)
     if "unigram_perplexity" in record:
         yield f"unigram perplexity of the validation text {record['unigram_perplexity']:.2f}"
 

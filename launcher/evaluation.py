@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
-from data_shards import LaneBatches
+from data_shards import Batches
 from launcher.batches import all_batches
 from launcher.processes import Processes
 from lightrnn import LightRNN, Losses, sum_losses
@@ -13,7 +13,7 @@ Autocast = Callable[[], AbstractContextManager[None]]
 
 def evaluate(
     model: LightRNN,
-    batches: LaneBatches,
+    batches: Batches,
     processes: Processes,
     autocast: Autocast,
     max_tokens: int | None = None,
@@ -28,6 +28,10 @@ def evaluate(
         max_tokens: about how many tokens to take from the lanes' beginnings; None for all.
     """
     with autocast():
-        totals = sum_losses(model, all_batches(batches, processes.device, max_tokens))
+        totals = sum_losses(
+            model,
+            all_batches(batches, processes.device, max_tokens),
+            carry_state=batches.carries_state,
+        )
     row_nll, column_nll, tokens = processes.sum(totals).tolist()
     return Losses(row_nll, column_nll, round(tokens))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from data_shards import EOS, UNK, Corpus, CorpusError, Vocabulary, split_words
+from data_shards import EOS, Corpus, CorpusError, TextOptions, Tokenization, Vocabulary, words_of
 from launcher.batches import evaluation_batches
 from launcher.checkpoint import choose_checkpoint, load_model, load_vocabulary, verify_checkpoint
 from launcher.evaluation import evaluate
@@ -23,6 +23,7 @@ class TrainedRun:
 
     settings: Settings
     vocabulary: Vocabulary
+    text: TextOptions
     corpus_fingerprint: str
     model: LightRNN
     table: WordTable
@@ -47,7 +48,8 @@ def load_run(run: RunDirectory, which: str, processes: Processes) -> TrainedRun:
     model = make_model(settings.model, len(vocabulary), num_rows, num_columns)
     table = load_model(checkpoint, meta, model)
     model = model.to(processes.device).eval()
-    return TrainedRun(settings, vocabulary, meta.loader["corpus_fingerprint"], model, table)
+    text = Tokenization(**meta.loader["tokenization"]).options
+    return TrainedRun(settings, vocabulary, text, meta.loader["corpus_fingerprint"], model, table)
 
 
 def evaluate_run(trained: TrainedRun, corpus_path: str, split: str, processes: Processes) -> Losses:
@@ -62,17 +64,16 @@ def evaluate_run(trained: TrainedRun, corpus_path: str, split: str, processes: P
     Raises:
         CorpusError: there is no such split, or it is another corpus.
     """
-    data = trained.settings.data
-    corpus = Corpus.open(Path(corpus_path or data.corpus))
+    settings = trained.settings
+    corpus = Corpus.open(Path(corpus_path or settings.data.corpus))
     if corpus.fingerprint != trained.corpus_fingerprint:
         raise CorpusError(
             f"the run was trained on the corpus {trained.corpus_fingerprint[:12]}, found "
             f"{corpus.fingerprint[:12]} in {corpus.path}; give its own by --corpus"
         )
-    tokens = corpus.split(split)
-    corpus.verify_shards(corpus.manifest.splits[split].shards if data.verify else ())
-    batches = evaluation_batches(tokens, data.eval_lanes, data.bptt, processes)
-    autocast = autocast_for(trained.settings.train, processes.device)
+    batches = evaluation_batches(corpus, split, settings, processes.rank, processes.world_size)
+    corpus.verify_shards(corpus.manifest.splits[split].shards if settings.data.verify else ())
+    autocast = autocast_for(settings.train, processes.device)
     return evaluate(trained.model, batches, processes, autocast)
 
 
@@ -88,13 +89,13 @@ def generate(
         ModelError: a temperature that is not above 0.
     """
     vocabulary = trained.vocabulary
-    ids = vocabulary.encode(split_words(prompt) or [EOS]).tolist()
+    ids = vocabulary.encode(words_of(prompt, trained.text) or [EOS]).tolist()
     drawn = sample_words(
         trained.model,
         trained.table,
         ids,
         seed=seed,
         temperature=temperature,
-        excluded=[vocabulary.id_of_word[UNK]],
+        excluded=[vocabulary.unk_id],
     )
     return (vocabulary.words[word] for word in islice(drawn, num_words))

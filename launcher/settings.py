@@ -58,9 +58,23 @@ class DataSettings:
 
     corpus: str = _doc("", "corpus folder made by `lightrnn prepare`")
     num_lanes: PositiveInt = _doc(32, "lanes of text in the global batch, over all processes")
-    bptt: PositiveInt = _doc(35, "words a lane and step; gradients reach back this far")
+    bptt: PositiveInt = _doc(
+        35, "for context=carried: words a lane and step; gradients reach back this far"
+    )
     eval_lanes: PositiveInt = _doc(32, "lanes that a split is cut into for evaluation")
+    shuffle: Literal["none", "documents"] = _doc(
+        "none",
+        "documents: every epoch has another order of training shards, and of rows in each shard",
+    )
+    context: Literal["carried", "sentence"] = _doc(
+        "carried",
+        "carried: a lane reads on from step to step; sentence: each row by itself, a row a lane",
+    )
     verify: bool = _doc(True, "check the shards' SHA-256 before training")
+    stage_dir: str = _doc(
+        "",
+        "folder on a disk of each host that gets copies of the shards read there; empty for none",
+    )
 
 
 @dataclass(frozen=True, config=_STRICT)

@@ -2,7 +2,7 @@
 
 import importlib.util
 import logging
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch.distributed as dist
 
 from allocation import TorchCommunicator, run_together
 from allocation.warm_start import context_table, svd_table
-from data_shards import Corpus, LaneBatches
+from data_shards import Batches, Corpus, Shard
 from data_shards.corpus import check_file
 from launcher.batches import all_batches, evaluation_batches, training_batches
 from launcher.checkpoint import (
@@ -38,9 +38,14 @@ CONTEXT_TOKENS = 4_000_000
 class SplitBatches:
     """This rank's batches of each split; validation and test may be missing."""
 
-    train: LaneBatches
-    valid: LaneBatches | None
-    test: LaneBatches | None
+    train: Batches
+    valid: Batches | None
+    test: Batches | None
+
+    def shards(self) -> list[Shard]:
+        """Return the shards under the lanes, in any epoch."""
+        splits = (self.train, self.valid, self.test)
+        return [shard for batches in splits if batches is not None for shard in batches.shards()]
 
 
 def check_extras(settings: Settings) -> None:
@@ -55,12 +60,14 @@ def check_extras(settings: Settings) -> None:
 def open_corpus(settings: Settings, processes: Processes) -> Corpus:
     """Open the corpus; the ranks share the checking of its shards.
 
+    Where shards are copied to the hosts they are checked there.
+
     Raises:
         CorpusError: it is missing, damaged, or not a corpus.
     """
     corpus = Corpus.open(Path(settings.data.corpus))
     shards = [shard for split in corpus.manifest.splits.values() for shard in split.shards]
-    if settings.data.verify:
+    if settings.data.verify and not settings.data.stage_dir:
         corpus.verify_shards(shards[processes.rank :: processes.world_size])
     for shard in shards:
         # A shard that is missing on one host alone is told before training too.
@@ -68,21 +75,20 @@ def open_corpus(settings: Settings, processes: Processes) -> Corpus:
     return corpus
 
 
-def cut_batches(corpus: Corpus, settings: Settings, processes: Processes) -> SplitBatches:
-    """Cut each split of the corpus into this rank's lanes.
+def cut_batches(corpus: Corpus, settings: Settings, rank: int, world_size: int) -> SplitBatches:
+    """Cut each split of the corpus into the lanes of a rank; nothing is read.
 
     Raises:
         CorpusError: there is no training text, or too little of it, or more processes than lanes.
         SettingsError: the schedule needs a validation text and there is none.
     """
-    data = settings.data
 
-    def evaluation(name: str) -> LaneBatches | None:
+    def evaluation(name: str) -> Batches | None:
         if name not in corpus.manifest.splits:
             return None
-        return evaluation_batches(corpus.split(name), data.eval_lanes, data.bptt, processes)
+        return evaluation_batches(corpus, name, settings, rank, world_size)
 
-    train = training_batches(corpus.split("train"), data.num_lanes, data.bptt, processes)
+    train = training_batches(corpus, settings, rank, world_size)
     valid = evaluation("valid")
     if valid is None and settings.allocation.when == "plateau":
         raise SettingsError(
@@ -206,6 +212,8 @@ def fixed_settings(settings: Settings, state: TrainingState) -> dict[str, Any]:
     return {
         "data.num_lanes": settings.data.num_lanes,
         "data.bptt": settings.data.bptt,
+        "data.shuffle": settings.data.shuffle,
+        "data.context": settings.data.context,
         "table.num_rows": shape.num_rows,
         "table.num_columns": shape.num_columns,
         "model.cell": shape.cell,
@@ -218,11 +226,12 @@ def fixed_settings(settings: Settings, state: TrainingState) -> dict[str, Any]:
     }
 
 
-def loader_position(corpus: Corpus, batches: LaneBatches, step: int) -> dict[str, Any]:
+def loader_position(corpus: Corpus, batches: Batches, step: int) -> dict[str, Any]:
     """Return where in the corpus a step is; the same for any number of processes."""
     return {
         "corpus_fingerprint": corpus.fingerprint,
         "vocabulary_sha256": corpus.manifest.vocabulary.sha256,
+        "tokenization": asdict(corpus.manifest.tokenization),
         "epoch": step // batches.num_steps,
         "step": step % batches.num_steps,
         "num_lanes": batches.num_lanes,

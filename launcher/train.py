@@ -3,8 +3,8 @@
     torchrun --standalone --nproc-per-node 2 launcher/train.py \\
         --config configs/demo.toml --data.corpus corpora/demo --run-dir runs/demo
 
-The way of a run: processes -> settings -> corpus -> state -> resume -> steps, with validations,
-reallocations and checkpoints between them -> report.
+The way of a run: processes -> settings -> corpus -> batches -> state -> resume -> steps, with
+validations, reallocations and checkpoints between them -> report.
 """
 
 import logging
@@ -25,12 +25,14 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from allocation import Method, Storage, TrustRegion, reallocate
-from data_shards import Corpus, LaneBatches, unigram_perplexity
-from launcher.batches import all_batches, to_device
+from data_shards import Batches, Corpus, count_targets, unigram_perplexity
+from launcher.batches import DeviceBatch, all_batches, to_device, training_steps
 from launcher.checkpoint import save_checkpoint
 from launcher.evaluation import Autocast, evaluate
-from launcher.metrics import Metrics, log_to_console, log_to_file
+from launcher.logs import log_to_console, log_to_file
+from launcher.metrics import Metrics
 from launcher.optimization import autocast_for, learning_rate
+from launcher.prefetch import Prefetched
 from launcher.processes import USER_ERRORS, Processes, joined_processes, place_in_environment
 from launcher.report import write_report
 from launcher.rounds import is_multiple, steps_at
@@ -47,6 +49,7 @@ from launcher.setup import (
     open_corpus,
     resume,
 )
+from launcher.staging import stage_corpus
 from launcher.state import TrainingState
 from launcher.stop import STOPPED, StopRequest
 from lightrnn import Losses, WordTable
@@ -96,7 +99,9 @@ def train(settings: Settings, processes: Processes) -> int:
     run = RunDirectory(Path(settings.run_dir))
     processes.together(lambda: check_extras(settings))
     corpus = processes.together(lambda: open_corpus(settings, processes))
-    batches = processes.together(lambda: cut_batches(corpus, settings, processes))
+    corpus = stage_corpus(corpus, settings, processes)
+    rank, world_size = processes.rank, processes.world_size
+    batches = processes.together(lambda: cut_batches(corpus, settings, rank, world_size))
     solver_group = processes.new_group(settings.allocation.timeout_minutes)
     table = first_table(settings, corpus, batches, run, processes, solver_group)
     state = processes.together(lambda: first_state(settings, table, batches, processes))
@@ -147,6 +152,7 @@ class Interval:
     tokens: int = 0
     steps: int = 0
     seconds: float = 0.0
+    data_wait_seconds: float = 0.0
 
 
 @dataclass
@@ -176,6 +182,11 @@ class Trainer:
         """Passes over the training text so far."""
         return self.state.step / self.steps_per_epoch
 
+    @property
+    def train_batches(self) -> Batches:
+        """This rank's batches of the epoch of the next step."""
+        return self.batches.train.at_epoch(self.state.step // self.steps_per_epoch)
+
     def train(self, stop_request: StopRequest) -> bool:
         """Go on from the state's step; return whether the last epoch was reached."""
         settings, state = self.settings, self.state
@@ -189,43 +200,47 @@ class Trainer:
         self._rehearse()
         if state.step == 0:
             self._validate()
-        while state.step < self.total_steps:
-            stop = self._step(stop_request.received)
-            stop = stop or state.step == settings.train.max_steps
-            at_end = state.step == self.total_steps
-            if state.step % settings.train.log_every_steps == 0 or at_end or stop:
-                self._log_interval()
-            due = state.step in reallocation_steps
-            eval_due = is_multiple(
-                state.step, settings.train.eval_every_epochs, self.steps_per_epoch
-            )
-            if eval_due or at_end:
-                due = self._validate() or due
-            if due and not at_end:
-                self._reallocate()
-            saved = state.step % settings.checkpoint.every_steps == 0
-            if saved or eval_due or due or at_end or stop:
-                self._save()
-            if stop and not at_end:
-                log.info(
-                    "stopped at step %d of %d; start again to go on", state.step, self.total_steps
+        steps = range(state.step, self.total_steps)
+        upcoming = training_steps(self.batches.train, steps, self.processes.device)
+        with Prefetched(upcoming) as prefetched:
+            while state.step < self.total_steps:
+                stop = self._step(prefetched, stop_request.received)
+                stop = stop or state.step == settings.train.max_steps
+                at_end = state.step == self.total_steps
+                if state.step % settings.train.log_every_steps == 0 or at_end or stop:
+                    self._log_interval()
+                due = state.step in reallocation_steps
+                eval_due = is_multiple(
+                    state.step, settings.train.eval_every_epochs, self.steps_per_epoch
                 )
-                break
+                if eval_due or at_end:
+                    due = self._validate() or due
+                if due and not at_end:
+                    self._reallocate()
+                saved = state.step % settings.checkpoint.every_steps == 0
+                if saved or eval_due or due or at_end or stop:
+                    self._save()
+                if stop and not at_end:
+                    log.info(
+                        "stopped at step %d of %d; start again to go on",
+                        state.step,
+                        self.total_steps,
+                    )
+                    break
         if state.step == self.total_steps:
             self._finish()
         # The reducer must not outlive the process group.
         del self.ddp
         return state.step == self.total_steps
 
-    def _step(self, stop_requested: bool) -> bool:
+    def _step(self, prefetched: Prefetched[DeviceBatch], stop_requested: bool) -> bool:
         """Take one step; return whether any rank was asked to stop."""
         started = time.perf_counter()
-        settings, state, train = self.settings.train, self.state, self.batches.train
-        step_in_epoch = state.step % self.steps_per_epoch
-        if step_in_epoch == 0:
+        settings, state = self.settings.train, self.state
+        inputs, targets, num_tokens = next(prefetched)
+        self.interval.data_wait_seconds += time.perf_counter() - started
+        if state.step % self.steps_per_epoch == 0 or not self.batches.train.carries_state:
             state.reset_lanes()
-        inputs, targets = to_device(train.batch(step_in_epoch), self.processes.device)
-        num_tokens = train.num_tokens(step_in_epoch)
         keys = lane_keys(settings.seed, state.step, state.lanes, self.processes.device)
         rate = learning_rate(state.step, self.total_steps, settings)
         for group in state.optimizer.param_groups:
@@ -238,7 +253,7 @@ class Trainer:
         signs = torch.tensor([float(stop_requested), float(not loss.isfinite())])
         agreed = dist.all_reduce(signs, dist.ReduceOp.MAX, async_op=True)
         # DDP averages over ranks; the loss is the mean over the tokens of all ranks.
-        (loss * (self.processes.world_size / num_tokens)).backward()
+        (loss * (self.processes.world_size / max(num_tokens, 1))).backward()
         agreed.wait()
         norm = nn.utils.clip_grad_norm_(state.model.parameters(), settings.clip_norm or math.inf)
         if signs[1] or not norm.isfinite():
@@ -266,7 +281,7 @@ class Trainer:
         them as the uninterrupted run does, so that sums over ranks round alike; it also finds out
         before the first step whether the memory suffices.
         """
-        inputs, targets = to_device(self.batches.train.batch(0), self.processes.device)
+        inputs, targets = to_device(self.train_batches.batch(0), self.processes.device)
         keys = lane_keys(0, 0, self.state.lanes, self.processes.device)
         with self.autocast():
             losses = self.ddp(inputs, targets, torch.zeros_like(self.state.lane_state), keys)
@@ -288,23 +303,25 @@ class Trainer:
     def _valid_perplexity(self) -> float | None:
         return self._evaluate(self.batches.valid).perplexity if self.batches.valid else None
 
-    def _evaluate(self, batches: LaneBatches, max_tokens: int | None = None) -> Losses:
+    def _evaluate(self, batches: Batches, max_tokens: int | None = None) -> Losses:
         return evaluate(self.state.model, batches, self.processes, self.autocast, max_tokens)
 
     def _reallocate(self) -> None:
         """Move words where that helps; tell what was promised and what came of it."""
         state, settings = self.state, self.settings.allocation
         before = state.valid_perplexity or self._valid_perplexity()
+        train = self.train_batches
         with self.autocast():
             table, report = reallocate(
                 state.model,
                 state.table,
-                all_batches(self.batches.train, self.processes.device, settings.tokens or None),
+                all_batches(train, self.processes.device, settings.tokens or None),
                 group=self.solver_group,
                 method=self._reallocation_method(),
                 held_out_loss=self._held_out_loss,
                 certificate=self.run.certificate(state.table_version + 1),
                 on_progress=lambda line: log.info("  reallocation: %s", line),
+                carry_state=train.carries_state,
             )
         state.rounds = state.rounds.after_reallocation()
         if not report.accepted:
@@ -315,7 +332,7 @@ class Trainer:
         state.valid_perplexity = after or 0.0
         loss_after = None
         if settings.measure_tokens:
-            loss_after = self._evaluate(self.batches.train, settings.measure_tokens).loss
+            loss_after = self._evaluate(train, settings.measure_tokens).loss
         if self.processes.is_root:
             self.run.write_table(table, state.table_version)
         self._record(
@@ -344,7 +361,7 @@ class Trainer:
         state, max_tokens = self.state, self.settings.allocation.measure_tokens
         state.model.set_table(table)
         try:
-            return self._evaluate(self.batches.valid or self.batches.train, max_tokens or None).loss
+            return self._evaluate(self.batches.valid or self.train_batches, max_tokens or None).loss
         finally:
             state.model.set_table(state.table)
 
@@ -360,6 +377,7 @@ class Trainer:
             learning_rate=self.last_rate,
             grad_norm=float(self.last_norm),
             tokens_per_second=speed,
+            data_wait_share=interval.data_wait_seconds / interval.seconds,
             seconds_left=remaining,
             total_steps=self.total_steps,
         )
@@ -376,11 +394,13 @@ class Trainer:
 
     def _announce(self) -> None:
         """Tell what was derived from the settings."""
-        state, train = self.state, self.batches.train
+        state, data = self.state, self.settings.data
         unigram = None
-        if self.processes.is_root and self.batches.valid is not None:
-            counts = self.batches.valid.tokens.count_ids()
-            unigram = unigram_perplexity(self.corpus.vocabulary.counts, counts)
+        if self.batches.valid is not None:
+            counts = torch.from_numpy(count_targets(self.batches.valid, state.table.num_words))
+            unigram = unigram_perplexity(
+                self.corpus.vocabulary.counts, self.processes.sum(counts).numpy()
+            )
         late = [one for one in self.settings.allocation.epochs if one >= self.settings.train.epochs]
         if self.settings.allocation.when == "epochs" and late:
             log.info("allocation.epochs after the run's end are left out: %s", late)
@@ -391,11 +411,13 @@ class Trainer:
             num_rows=state.table.num_rows,
             num_columns=state.table.num_columns,
             world_size=self.processes.world_size,
-            num_lanes=train.num_lanes,
-            bptt=train.bptt,
+            num_lanes=data.num_lanes,
+            bptt=data.bptt if data.context == "carried" else None,
+            context=data.context,
+            shuffle=data.shuffle,
             steps_per_epoch=self.steps_per_epoch,
             total_steps=self.total_steps,
-            tokens_per_epoch=len(train.tokens),
+            tokens_per_epoch=self.corpus.manifest.splits["train"].tokens,
             unigram_perplexity=unigram,
             device=self.processes.device.type,
             versions={"python": platform.python_version(), "torch": torch.__version__},

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from allocation import check_certificate
-from data_shards import Corpus, Vocabulary
+from data_shards import Corpus, Vocabulary, local_workers
 from launcher.checkpoint import (
     CheckpointError,
     list_checkpoints,
@@ -17,14 +17,15 @@ from launcher.settings import read_settings
 from lightrnn import WordTable
 
 
-def verify(path: Path, on_progress: Callable[[str], None]) -> None:
-    """Check a corpus folder or a run directory.
+def verify(path: Path, on_progress: Callable[[str], None], num_workers: int = 1) -> None:
+    """Check a corpus folder, by as many processes as wanted, or a run directory.
 
     Raises:
         LightRNNError, CorpusError: the first thing that is wrong, or neither kind of folder.
     """
     if (path / "manifest.json").is_file():
-        Corpus.open(path).verify(on_progress)
+        with local_workers(num_workers) as workers:
+            Corpus.open(path).verify(workers, on_progress)
     elif (path / "config.toml").is_file():
         verify_run(RunDirectory(path), on_progress)
     else:

@@ -1,4 +1,4 @@
-"""Perplexity: summed losses over a text with the recurrent state carried along."""
+"""Perplexity: summed losses over a text, the recurrent state carried along or not."""
 
 import math
 from collections.abc import Iterable
@@ -45,12 +45,15 @@ def perplexity_of(loss: float) -> float:
 
 
 @torch.no_grad()
-def sum_losses(model: LightRNN, batches: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
-    """Run `model` in evaluation mode over consecutive batches of the same lanes.
+def sum_losses(
+    model: LightRNN, batches: Iterable[tuple[Tensor, Tensor]], *, carry_state: bool = True
+) -> Tensor:
+    """Run `model` in evaluation mode over batches.
 
     Args:
         model: its mode is put back afterwards.
         batches: `(inputs_BT, targets_BT)` as `LightRNN.forward` takes them; may be none.
+        carry_state: whether batches are consecutive, of the same lanes; else each begins anew.
 
     Returns:
         Summed row losses, summed column losses, number of words: float64 [3] on the model's device.
@@ -61,7 +64,7 @@ def sum_losses(model: LightRNN, batches: Iterable[tuple[Tensor, Tensor]]) -> Ten
     state: Tensor | None = None
     try:
         for inputs_BT, targets_BT in batches:
-            if state is None:
+            if state is None or not carry_state:
                 state = model.initial_state(len(inputs_BT))
             row_nll, column_nll, state = model(inputs_BT, targets_BT, state)
             num_words = (targets_BT != NO_WORD).sum()

@@ -38,7 +38,8 @@ def summary_section(run: RunData) -> Html:
         best = float(validations[position])
         best_epoch = f" (epoch {decimal(number(run.valid[position], 'epoch'))})"
     shape = " × ".join(whole(number(start, f"num_{axis}")) for axis in ("rows", "columns"))
-    batch = " lanes × ".join(whole(number(start, key)) for key in ("num_lanes", "bptt"))
+    batch = f"{whole(number(start, 'num_lanes'))} "
+    batch += f"lanes × {whole(number(start, 'bptt'))} words" if "bptt" in start else "rows"
     versions = start.get("versions")
     facts = {
         "Validation perplexity": perplexity(final),
@@ -50,7 +51,7 @@ def summary_section(run: RunData) -> Html:
         "Parameters": whole(number(start, "num_parameters")),
         "Steps": f"{whole(number(run.last, 'step'))} of {whole(number(start, 'total_steps'))}",
         "Epochs": decimal(_last_epoch(run)),
-        "Batch": f"{batch} words",
+        "Batch": batch,
         "Training text": f"{whole(number(start, 'tokens_per_epoch'))} tokens",
         "Reallocations": whole(len(run.reallocations)),
         "Processes": _processes(run),

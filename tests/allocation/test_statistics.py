@@ -118,6 +118,19 @@ def test_what_is_measured_is_what_the_model_loses(kind: StatisticsKind) -> None:
 
 
 @every_kind
+@pytest.mark.parametrize("carry_state", [True, False])
+def test_states_are_carried_on_where_they_are_in_training(
+    kind: StatisticsKind, carry_state: bool
+) -> None:
+    model, batches = small_problem()
+    statistics = collect_statistics(model, batches, kind, carry_state=carry_state)
+    nll = sum_losses(model, batches, carry_state=carry_state)[:2]
+    assert statistics.measured.tolist() == pytest.approx(nll.tolist(), rel=1e-6)
+    other = sum_losses(model, batches, carry_state=not carry_state)[:2]
+    assert statistics.measured.tolist() != pytest.approx(other.tolist(), rel=1e-3)
+
+
+@every_kind
 @pytest.mark.parametrize("world_size", [1, 2, 3, 5])
 def test_no_split_and_no_order_changes_a_bit(kind: StatisticsKind, world_size: int) -> None:
     model, batches = small_problem()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from data_shards import Corpus, CorpusError, prepare_corpus
+from data_shards import Corpus, CorpusError, Recipe, prepare_corpus
 
 SHARED_DATA = Path(__file__).parents[3] / "shared" / "data"
 
@@ -42,7 +42,7 @@ def small_corpus(write: Callable[[str, str], Path], tmp_path: Path) -> Corpus:
         [write("valid.txt", VALID)],
         [],
         tmp_path / "corpus",
-        shard_tokens=5,
+        Recipe(shard_tokens=5),
     )
     return Corpus.open(tmp_path / "corpus")
 

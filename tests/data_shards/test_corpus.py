@@ -63,7 +63,7 @@ def test_splits_and_folders_there_are_not(small_corpus, tmp_path, fails):
 
 def test_verify_accepts_what_was_prepared(small_corpus):
     messages = []
-    small_corpus.verify(messages.append)
+    small_corpus.verify(on_progress=messages.append)
     assert len(messages) == 4
 
 

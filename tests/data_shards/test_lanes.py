@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_shards import PADDING, LaneBatches, TokenSequence, lane_slice
+from data_shards import PADDING, LaneBatches, TokenSequence, lane_slice, lanes
 
 
 class CountingTokens(TokenSequence):
@@ -81,6 +81,31 @@ def test_slices_cover_the_lanes_evenly(num_lanes, data):
     slices = [lane_slice(num_lanes, rank, world_size) for rank in range(world_size)]
     assert [lane for part in slices for lane in part] == list(range(num_lanes))
     assert max(map(len, slices)) - min(map(len, slices)) <= 1
+
+
+def test_batches_stay_as_they_are_when_others_are_read(monkeypatch):
+    """They are views of a block; the next block is another array."""
+    monkeypatch.setattr(lanes, "BLOCK_TOKENS", 60)
+    tokens = CountingTokens(1000)
+    batches = LaneBatches(tokens, 4, 5, range(4))
+    read = [batches.batch(step) for step in range(batches.num_steps)]
+    for step, batch in enumerate(read):
+        assert batch.targets.flags.writeable
+        assert batch.targets[0].tolist() == list(range(5 * step + 1, 5 * step + 6))
+
+
+def test_a_block_is_read_once_for_many_steps(monkeypatch):
+    monkeypatch.setattr(lanes, "BLOCK_TOKENS", 60)
+    reads = []
+    monkeypatch.setattr(
+        CountingTokens,
+        "read",
+        lambda self, start, stop: reads.append(start) or np.zeros(stop - start, dtype=np.int32),
+    )
+    batches = LaneBatches(CountingTokens(1000), 4, 5, range(4))
+    for step in range(batches.num_steps):
+        batches.batch(step)
+    assert len(reads) == 4 * -(-batches.num_steps // 3)
 
 
 def test_no_lanes_give_empty_batches():

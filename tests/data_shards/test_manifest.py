@@ -3,7 +3,8 @@ from dataclasses import FrozenInstanceError
 
 import pytest
 
-from data_shards.manifest import Manifest, fingerprint_of
+from data_shards import TextOptions
+from data_shards.manifest import Manifest, Tokenization, fingerprint_of
 
 
 @pytest.fixture
@@ -37,6 +38,7 @@ def test_layout_of_the_file(small_corpus):
     assert content["tokenization"] == {
         "name": "whitespace",
         "lowercase": False,
+        "normalize": "none",
         "end_of_sentence": "<eos>",
         "unknown": "<unk>",
     }
@@ -85,3 +87,24 @@ def test_damaged_manifest(tmp_path, fails, content):
     path.write_bytes(content)
     with fails("manifest.json", "prepare the corpus again"):
         Manifest.load(path)
+
+
+def test_tokenization_gives_the_options_for_prompts(change):
+    def compose(content):
+        content["tokenization"].update(name="word", lowercase=True, normalize="nfc")
+
+    manifest = change(compose)
+    options = TextOptions(tokenizer="word", lowercase=True, normalize="nfc")
+    assert manifest.tokenization.options == options
+    assert (
+        manifest.fingerprint
+        != Manifest(
+            Tokenization("word", lowercase=True), manifest.vocabulary, manifest.splits
+        ).fingerprint
+    )
+
+
+@pytest.mark.parametrize("wrong", [{"name": "bpe"}, {"normalize": "nfd"}])
+def test_tokenization_that_there_is_none_of(change, fails, wrong):
+    with fails("manifest.json", *wrong.values()):
+        change(lambda content: content["tokenization"].update(wrong))

@@ -3,9 +3,9 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pytest
 
-from data_shards import Corpus, prepare_corpus, shards, text
+from data_shards import Corpus, Recipe, TextOptions, prepare_corpus, shards
+from data_shards.sources import read_pieces
 
 
 def words_of(corpus, split="train"):
@@ -26,8 +26,8 @@ def test_round_trip(small_corpus):
         "the cat sat <eos> <eos> the dog sat on the mat <eos> zebra apple cat <eos>"
     )
     assert words_of(small_corpus, "valid") == "the zebra <unk> <eos>"
-    assert small_corpus.vocabulary.words[:4] == ("<eos>", "the", "cat", "sat")
-    assert small_corpus.vocabulary.words[-1] == "<unk>"
+    assert small_corpus.vocabulary.words[:4] == ["<eos>", "the", "cat", "sat"]
+    assert small_corpus.vocabulary.words[len(small_corpus.vocabulary) - 1] == "<unk>"
     train, valid = (small_corpus.manifest.splits[name] for name in ("train", "valid"))
     assert (train.tokens, train.rows, train.unknown_tokens) == (16, 4, 0)
     assert (valid.tokens, valid.rows, valid.unknown_tokens) == (4, 1, 1)
@@ -46,12 +46,14 @@ def test_round_trip(small_corpus):
 
 def test_lowercase_and_cut(write, tmp_path):
     path = write("a.txt", "The the CAT <unk> Dog\n")
-    manifest = prepare_corpus([path], [], [], tmp_path / "c", vocab_size=3, lowercase=True)
+    manifest = prepare_corpus(
+        [path], [], [], tmp_path / "c", Recipe(TextOptions(lowercase=True), vocab_size=3)
+    )
     corpus = Corpus.open(tmp_path / "c")
     assert words_of(corpus) == "the the <unk> <unk> <unk> <eos>"
     assert manifest.tokenization.lowercase
     assert manifest.splits["train"].unknown_tokens == 3
-    assert corpus.vocabulary.words == ("<unk>", "the", "<eos>")
+    assert list(corpus.vocabulary.words) == ["<unk>", "the", "<eos>"]
 
 
 def test_a_word_of_the_text_that_reads_eos_ends_no_row(write, tmp_path):
@@ -63,14 +65,13 @@ def test_a_word_of_the_text_that_reads_eos_ends_no_row(write, tmp_path):
 def test_same_text_gives_the_same_bytes_however_it_is_read(write, tmp_path, monkeypatch):
     content = "".join(f"{'word ' * (n % 9)}w{n % 7}\n" for n in range(300))
     path = write("a.txt", content)
-    settings = {"shard_tokens": 100, "vocab_size": 6}
-    first = prepare_corpus([path], [path], [], tmp_path / "one", **settings)
-    read_pieces = text.read_pieces
+    recipe = Recipe(shard_tokens=100, vocab_size=6)
+    first = prepare_corpus([path], [path], [], tmp_path / "one", recipe)
     monkeypatch.setattr(
-        "data_shards.prepare.read_pieces",
-        lambda *args, **kwargs: read_pieces(*args, **kwargs, piece_bytes=50),
+        "data_shards.reading.read_pieces",
+        lambda *arguments: read_pieces(*arguments, piece_bytes=50),
     )
-    second = prepare_corpus([path], [path], [], tmp_path / "two", **settings)
+    second = prepare_corpus([path], [path], [], tmp_path / "two", recipe)
     assert files_of(tmp_path / "one") == files_of(tmp_path / "two")
     assert first.fingerprint == second.fingerprint
     assert len(first.splits["train"].shards) > 10
@@ -98,7 +99,9 @@ def test_several_files_are_read_one_after_another(write, tmp_path):
 
 def test_reading_maps_the_file_and_copies_nothing(write, tmp_path, monkeypatch):
     monkeypatch.setattr(shards, "BATCH_TOKENS", 1000)
-    prepare_corpus([write("a.txt", "a b c\n" * 5000)], [], [], tmp_path / "c", shard_tokens=7000)
+    prepare_corpus(
+        [write("a.txt", "a b c\n" * 5000)], [], [], tmp_path / "c", Recipe(shard_tokens=7000)
+    )
     tokens = Corpus.open(tmp_path / "c").split("train")
     allocated, handles = pa.total_allocated_bytes(), num_handles()
     views = [tokens.read(start, start + 1000) for start in range(0, len(tokens), 1000)]
@@ -126,46 +129,14 @@ def test_output_that_exists_is_refused(write, tmp_path, fails):
     Corpus.open(tmp_path / "empty").verify()
 
 
-@pytest.mark.parametrize("wrong", ["valid", "progress", "interrupt"])
-def test_failure_in_the_middle_leaves_nothing(write, tmp_path, fails, wrong):
-    train = write("a.txt", "a b\n")
-    place = tmp_path / "place"
-    place.mkdir()
-
-    def stop(message):
-        if "wrote" in message and wrong != "valid":
-            assert any(place.iterdir())
-            raise KeyboardInterrupt if wrong == "interrupt" else RuntimeError("full")
-
-    if wrong == "valid":
-        with fails("line 1", "--valid"):
-            prepare_corpus([train], [write("v.txt", b"\xff\n")], [], place / "c")
-    else:
-        with pytest.raises(KeyboardInterrupt if wrong == "interrupt" else RuntimeError):
-            prepare_corpus([train], [], [], place / "c", on_progress=stop)
-    assert list(place.iterdir()) == []
-
-
-def test_text_that_changes_meanwhile_is_found(write, tmp_path, fails):
-    path = write("a.txt", "a b\n")
-
-    def change(message):
-        if message.startswith("vocabulary"):
-            path.write_text("a b new\n")
-
-    with fails("changed while it was read", "--train"):
-        prepare_corpus([path], [], [], tmp_path / "c", on_progress=change)
-    assert not (tmp_path / "c").exists()
-
-
 def test_settings_that_cannot_be(write, tmp_path, fails):
     path = write("a.txt", "a\n")
     with fails("no training text", "--train"):
         prepare_corpus([], [], [], tmp_path / "c")
     with fails("shard_tokens=0", "--shard-tokens"):
-        prepare_corpus([path], [], [], tmp_path / "c", shard_tokens=0)
+        prepare_corpus([path], [], [], tmp_path / "c", Recipe(shard_tokens=0))
     with fails("vocab_size=2", "--vocab-size"):
-        prepare_corpus([path], [], [], tmp_path / "c", vocab_size=2)
+        prepare_corpus([path], [], [], tmp_path / "c", Recipe(vocab_size=2))
 
 
 def test_penn_treebank_counts_are_the_published_ones(shared_data, tmp_path):

@@ -1,12 +1,23 @@
 import bz2
 import gzip
+import lzma
 import os
 
 import pyarrow as pa
 import pytest
 
-from data_shards import CorpusError
-from data_shards.text import parse_piece, read_pieces, split_words
+from data_shards import CorpusError, words_of
+from data_shards.sources import PIECE_BYTES, TextOptions, plan_spans
+from data_shards.sources import read_pieces as read_span
+
+
+def read_pieces(path, option="the input files", piece_bytes=PIECE_BYTES, **settings):
+    """Read a file as one span and give the text of its pieces."""
+    options = TextOptions(**settings)
+    for span in plan_spans([path], option, options, span_bytes=2**40):
+        for piece in read_span(span, options, option, piece_bytes):
+            assert not piece.records
+            yield piece.text
 
 
 def lines_of(path, **settings):
@@ -21,13 +32,13 @@ def zstd(content: bytes) -> bytes:
     return sink.getvalue().to_pybytes()
 
 
-COMPRESS = {".gz": gzip.compress, ".bz2": bz2.compress, ".zst": zstd}
+COMPRESS = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress, ".zst": zstd}
 
 
 def test_only_newlines_end_lines_and_only_ascii_blanks_end_words(write):
     path = write("a.txt", "a\u2028b c\u00a0d\x85e\x1cf\r\n\tg  h")
     assert lines_of(path) == [["a\u2028b".encode(), "c\u00a0d\x85e\x1cf".encode()], [b"g", b"h"]]
-    assert split_words("A\u2028b  C", lowercase=True) == ["a\u2028b", "c"]
+    assert words_of("A\u2028b  C", TextOptions(lowercase=True)) == ["a\u2028b", "c"]
 
 
 def test_byte_order_mark_is_dropped_at_the_start_only(write):
@@ -87,7 +98,7 @@ def test_position_in_later_pieces(write, fails):
 def test_files_that_are_none(tmp_path, fails, write):
     with fails("does not exist", "change --test"):
         list(read_pieces(tmp_path / "none", option="--test"))
-    with fails("is a folder"):
+    with fails("holds no files that end in .txt"):
         list(read_pieces(tmp_path))
     with fails("cannot be read to its end"):
         list(read_pieces(write("a.gz", b"plain text\n")))
@@ -110,12 +121,3 @@ def test_unreadable_file_and_folder(write, fails):
 def test_errors_are_one_line_whatever_they_quote(fails):
     with fails("one two three"):
         raise CorpusError("one\ntwo\r\n  three\n")
-
-
-@pytest.mark.parametrize("piece", [b"\n", b" \n", b"a\n", b"  a b\ta\r\n\n\nb a\n", b"a "])
-def test_parse_piece_agrees_with_split(piece):
-    parsed = parse_piece(piece)
-    assert [parsed.words[place] for place in parsed.word_of_token] == piece.split()
-    lines = piece.split(b"\n")[:-1]
-    ends = [len(b"\n".join(lines[: n + 1]).split()) for n in range(len(lines))]
-    assert parsed.line_ends.tolist() == ends

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from launcher_runs import options
 
-from data_shards import prepare_corpus
+from data_shards import Recipe, prepare_corpus
 
 NUM_WORDS = 300
 
@@ -50,8 +50,7 @@ def corpus(texts: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> 
         [texts["valid"]],
         [texts["test"]],
         folder,
-        vocab_size=250,
-        shard_tokens=2000,
+        Recipe(vocab_size=250, shard_tokens=2000),
     )
     return folder
 

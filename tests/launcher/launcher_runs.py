@@ -244,6 +244,44 @@ def _lose_a_number_at_step(step: int) -> None:
     LightRNN.forward = broken  # type: ignore[method-assign]
 
 
+def fail_to_read_at_step(step: int) -> Hook:
+    """Let the rank fail to read the training batch of a step of the first epoch."""
+    return partial(_fail_to_read_at_step, step)
+
+
+def _fail_to_read_at_step(step: int) -> None:
+    from data_shards import CorpusError
+    from launcher import train
+
+    training_steps = train.training_steps
+
+    def failing(batches: Any, steps: range, device: torch.device) -> Any:
+        for at, batch in zip(steps, training_steps(batches, steps, device), strict=True):
+            if at == step:
+                raise CorpusError(f"the shard of step {step} is gone")
+            yield batch
+
+    train.training_steps = failing
+
+
+def log_opened_shards(path: Path) -> Hook:
+    """Let the rank write the path of every shard that it opens, a line each."""
+    return partial(_log_opened_shards, path)
+
+
+def _log_opened_shards(path: Path) -> None:
+    from data_shards import corpus
+
+    map_rows = corpus.map_rows
+
+    def logging(shard: Path) -> Any:
+        with path.open("a") as file:
+            file.write(f"{shard}\n")
+        return map_rows(shard)
+
+    corpus.map_rows = logging
+
+
 def find_all_moves_bad() -> None:
     """Let every table but the one in force be measured as worse by a nat."""
     from launcher.train import Trainer
@@ -274,7 +312,7 @@ def read_records(run_dir: Path, event: str | None = None) -> list[dict[str, Any]
     return [record for record in records if event in (None, record["event"])]
 
 
-_TIMES = re.compile(r"seconds|_per_second|bytes")
+_TIMES = re.compile(r"seconds|_per_second|_wait_|bytes")
 
 
 def measured(run_dir: Path, *events: str) -> list[dict[str, Any]]:

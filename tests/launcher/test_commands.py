@@ -17,7 +17,10 @@ from launcher_runs import (
     run,
 )
 
-from data_shards import EOS, UNK, Corpus, Vocabulary
+from data_shards import EOS, UNK, Corpus, Recipe, TextOptions, Vocabulary, prepare_corpus
+from launcher.inference import load_run
+from launcher.processes import joined_processes
+from launcher.run_dir import RunDirectory
 from launcher.settings import load_settings, read_settings
 from lightrnn import WordTable
 
@@ -59,7 +62,8 @@ def test_a_run_s_folder_holds_everything(done: Path, corpus: Path, tiny: Options
     assert "[rank 0] " in (done / "logs" / "rank-00000.log").read_text()
     assert list((done / "tensorboard").glob("events.out.tfevents.*"))
     assert "<html" in (done / "report.html").read_text().lower()
-    assert Vocabulary.load(done / "vocabulary.arrow").words == Corpus.open(corpus).vocabulary.words
+    words = Vocabulary.load(done / "vocabulary.arrow").words
+    assert list(words) == list(Corpus.open(corpus).vocabulary.words)
     for step in checkpoint_steps(done):
         checkpoint = checkpoint_of(done, step)
         assert {path.name for path in checkpoint.iterdir()} == {
@@ -155,6 +159,18 @@ def test_generated_words_are_words(done: Path, corpus: Path, tmp_path: Path) -> 
     assert len(set(words)) > 50
 
 
+def test_prompts_become_words_as_the_text_did(
+    texts: dict[str, Path], tiny: Options, tmp_path: Path
+) -> None:
+    text = TextOptions(tokenizer="word", lowercase=True, normalize="nfc")
+    prepare_corpus([texts["train"]], [], [], tmp_path / "corpus", Recipe(text, vocab_size=250))
+    run_dir = tmp_path / "run"
+    stopped = tiny(run_dir, data__corpus=tmp_path / "corpus", train__max_steps=2)
+    run("lightrnn", ["train", *stopped], tmp_path / "logs").check(75)
+    with joined_processes() as processes:
+        assert load_run(RunDirectory(run_dir), "latest", processes).text == text
+
+
 def test_generate_draws_as_many_words_as_asked_for(done: Path, tmp_path: Path) -> None:
     assert generate(done, tmp_path / "logs", prompt="word3", **{"num-words": 0}) == "word3\n"
 
@@ -200,8 +216,9 @@ def test_help_names_every_setting(program: Any, tmp_path: Path) -> None:
 
 def test_help_names_every_command(tmp_path: Path) -> None:
     text = run("lightrnn", ["--help"], tmp_path / "logs").check().output
-    for name in ("prepare", "demo-corpus", "train", "evaluate", "generate", "report", "verify"):
+    for name in ("prepare", "demo-corpus", "describe", "train", "evaluate", "generate", "report"):
         assert name in text
+    assert "verify" in text
 
 
 def test_prepare_makes_the_corpus_that_training_reads(
@@ -213,3 +230,26 @@ def test_prepare_makes_the_corpus_that_training_reads(
     ended = run("lightrnn", ["prepare", *files, *cut], tmp_path / "logs").check()
     assert Corpus.open(folder).fingerprint == Corpus.open(corpus).fingerprint
     assert "train: 6000 tokens" in ended.errors[0]
+    assert "MB/s" in ended.errors[0]
+
+    checked = run("lightrnn", ["verify", str(folder), "--workers", "2"], tmp_path / "logs").check()
+    num_shards = sum(len(split.shards) for split in Corpus.open(folder).manifest.splits.values())
+    assert f"checked {num_shards} of {num_shards} shards" in checked.errors[0]
+
+
+def test_describe_tells_sizes_and_what_the_vocabulary_covers(corpus: Path, tmp_path: Path) -> None:
+    text = run("lightrnn", ["describe", str(corpus)], tmp_path / "logs").check().output
+    opened = Corpus.open(corpus)
+    split, vocabulary = opened.manifest.splits["valid"], opened.vocabulary
+    unknown = 100 * split.unknown_tokens / split.tokens
+    longest = max(int(lengths.max()) for lengths in opened.split("valid").row_lengths())
+    assert f"valid: {split.tokens:,} tokens, {split.rows:,} rows" in text
+    assert f"{unknown:.2f} % unknown" in text
+    assert f"{longest:,} in the longest" in text
+    counts = sorted(
+        (n for word, n in zip(vocabulary.words, vocabulary.counts, strict=True) if word != UNK),
+        reverse=True,
+    )
+    share = 100 * sum(counts[:100]) / vocabulary.counts.sum()
+    assert f"the 100 most frequent words cover {share:.2f} %" in text
+    assert text.splitlines()[-20].split()[-1] == vocabulary.words[0]

@@ -125,6 +125,8 @@ def test_lists_of_epochs_in_a_file(tmp_path: Path) -> None:
         (["--train.learning_rate", "inf"], ["train.learning_rate='inf'", "finite"]),
         (["--model.dropout", "1"], ["model.dropout='1'", "less than 1"]),
         (["--data.num_lanes", "2.5"], ["data.num_lanes='2.5'", "integer"]),
+        (["--data.shuffle", "yes"], ["data.shuffle='yes'", "'none' or 'documents'"]),
+        (["--data.context", "line"], ["data.context='line'", "'carried' or 'sentence'"]),
         (["--train.optimizer", "lion"], ["train.optimizer='lion'", "'adam', 'adamw' or 'sgd'"]),
         (["--model.tied", "perhaps"], ["model.tied='perhaps'", "boolean"]),
         (["--allocation.epochs", "1,x"], ["allocation.epochs='x'", "number"]),

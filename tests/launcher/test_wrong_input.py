@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from launcher_runs import checkpoint_of, read_records, run
 
-from data_shards import prepare_corpus
+from data_shards import Recipe, prepare_corpus
 from lightrnn import WordTable
 
 Options = Callable[..., list[str]]
@@ -113,7 +113,7 @@ def changed_text(tiny: Options, paths: Paths) -> list[str]:
     """Return options with a corpus of the same vocabulary and training text but another test."""
     text = {name: [paths["texts"] / f"{name}.txt"] for name in ("train", "valid")}
     folder = paths["run"].with_name("other")
-    prepare_corpus(text["train"], text["valid"], text["valid"], folder, vocab_size=250)
+    prepare_corpus(text["train"], text["valid"], text["valid"], folder, Recipe(vocab_size=250))
     return tiny(paths["trained"], data__corpus=folder)
 
 
@@ -123,6 +123,25 @@ def changed_model(tiny: Options, paths: Paths) -> list[str]:
 
 def changed_lanes(tiny: Options, paths: Paths) -> list[str]:
     return tiny(paths["trained"], data__num_lanes=11)
+
+
+def changed_order(tiny: Options, paths: Paths) -> list[str]:
+    return tiny(paths["trained"], data__shuffle="documents")
+
+
+def changed_context(tiny: Options, paths: Paths) -> list[str]:
+    return tiny(paths["trained"], data__context="sentence")
+
+
+def stage_dir_is_a_file(tiny: Options, paths: Paths) -> list[str]:
+    paths["a.toml"].write_text("")
+    return tiny(paths["run"], data__stage_dir=paths["a.toml"])
+
+
+def damaged_shard_before_staging(tiny: Options, paths: Paths) -> list[str]:
+    flip(paths["corpus"] / "train" / "00001.arrow")
+    stage_dir = paths["run"].with_name("stage")
+    return tiny(paths["run"], data__corpus=paths["corpus"], data__stage_dir=stage_dir)
 
 
 def changed_optimizer(tiny: Options, paths: Paths) -> list[str]:
@@ -224,6 +243,10 @@ CASES: list[tuple[Case, tuple[str, ...]]] = [
     (changed_text, ("was trained on the corpus", "data.corpus", "--run-dir")),
     (changed_model, ("model.hidden_size=16", "found 17", "--run-dir")),
     (changed_lanes, ("data.num_lanes=10", "found 11")),
+    (changed_order, ("data.shuffle=none", "found documents")),
+    (changed_context, ("data.context=carried", "found sentence")),
+    (stage_dir_is_a_file, ("a.toml", "Not a directory", "change data.stage_dir")),
+    (damaged_shard_before_staging, ("train/00001.arrow", "SHA-256")),
     (changed_optimizer, ("train.optimizer=adam", "found sgd")),
     (changed_table, ("table.num_rows=16", "found 20")),
     (damaged_shard, ("train/00001.arrow", "SHA-256")),

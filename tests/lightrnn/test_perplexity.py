@@ -26,6 +26,18 @@ def test_the_sums_are_those_of_every_lane_read_as_a_whole(bptt: int) -> None:
     assert losses.perplexity == pytest.approx(math.exp(expected / 36), rel=1e-4)
 
 
+def test_batches_that_are_not_carried_on_are_read_alone() -> None:
+    model, _ = random_model(20, 4, 6)
+    batches = [
+        batch
+        for seed, width in enumerate((4, 7))
+        for batch in random_batches(20, [width], 9, seed)[1]
+    ]
+    alone = sum(sum_losses(model, [batch]) for batch in batches)
+    assert torch.equal(sum_losses(model, batches, carry_state=False), alone)
+    assert not torch.allclose(sum_losses(model, batches), alone)
+
+
 @pytest.mark.parametrize("training", [False, True])
 def test_the_mode_is_put_back_and_no_word_is_dropped(training: bool) -> None:
     model, _ = random_model(20, 4, 6, dropout=0.5)
