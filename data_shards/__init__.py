@@ -12,8 +12,10 @@ from data_shards.batches import PADDING, Batch, Batches, count_targets, lane_sli
 from data_shards.corpus import Corpus, TokenSequence
 from data_shards.demo import DemoText, demo_text, write_demo_corpus
 from data_shards.description import describe_corpus
+from data_shards.download import download_corpus, prepare_command
 from data_shards.errors import CorpusError
 from data_shards.hold_out import HoldOut
+from data_shards.known_corpora import KNOWN_CORPORA
 from data_shards.lanes import LaneBatches
 from data_shards.manifest import Manifest, Shard, Split, Tokenization, VocabularyFile
 from data_shards.pool import Workers, local_workers, run_with_mpi, started_by_mpi
@@ -28,6 +30,7 @@ from data_shards.words import TextOptions, words_of
 
 __all__ = [
     "EOS",
+    "KNOWN_CORPORA",
     "PADDING",
     "UNK",
     "Batch",
@@ -53,8 +56,10 @@ __all__ = [
     "count_targets",
     "demo_text",
     "describe_corpus",
+    "download_corpus",
     "lane_slice",
     "local_workers",
+    "prepare_command",
     "prepare_corpus",
     "run_with_mpi",
     "stage_shards",

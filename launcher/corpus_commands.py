@@ -8,6 +8,7 @@ from pathlib import Path
 
 from data_shards import (
     EOS,
+    KNOWN_CORPORA,
     Corpus,
     CorpusError,
     HoldOut,
@@ -16,7 +17,9 @@ from data_shards import (
     TextOptions,
     Workers,
     describe_corpus,
+    download_corpus,
     local_workers,
+    prepare_command,
     prepare_corpus,
     run_with_mpi,
     started_by_mpi,
@@ -29,9 +32,11 @@ AddParser = Callable[..., argparse.ArgumentParser]
 
 DEFAULTS = Recipe()
 
+_NAMES = ", ".join(KNOWN_CORPORA)
+
 
 def add_corpus_commands(add_parser: AddParser) -> None:
-    """Add `prepare`, `demo-corpus` and `describe` to the command line."""
+    """Add `prepare`, `demo-corpus`, `download` and `describe` to the command line."""
     prepare = add_parser("prepare", help="text to corpus folder")
     prepare.set_defaults(command=_prepare)
     _add_input_options(prepare)
@@ -51,6 +56,13 @@ def add_corpus_commands(add_parser: AddParser) -> None:
     demo.set_defaults(command=_demo_corpus)
     demo.add_argument("--output", type=Path, required=True, help="corpus folder to make")
     demo.add_argument("--vocab-size", type=int, default=10_000, help="words to keep")
+
+    download = add_parser("download", help="text of a known public corpus")
+    download.set_defaults(command=_download)
+    download.add_argument("corpus", choices=KNOWN_CORPORA, metavar="NAME", help=_NAMES)
+    download.add_argument("--output", type=Path, required=True, help="folder for the text")
+    download.add_argument("--mirror", default="", help="address to fetch the files from instead")
+    download.add_argument("--keep-archive", action="store_true", help="keep it when it is unpacked")
 
     describe = add_parser("describe", help="sizes of a corpus, and what its vocabulary covers")
     describe.set_defaults(command=_describe)
@@ -168,6 +180,20 @@ def _demo_corpus(options: argparse.Namespace) -> int:
         options.output, vocab_size=options.vocab_size, on_progress=log.info
     )
     _tell(manifest, options.output)
+    return 0
+
+
+def _download(options: argparse.Namespace) -> int:
+    corpus = KNOWN_CORPORA[options.corpus]
+    download_corpus(
+        corpus,
+        options.output,
+        mirror=options.mirror,
+        keep_archive=options.keep_archive,
+        on_progress=log.info,
+    )
+    log.info("%s: %s; make a corpus of it by", corpus.name, corpus.note)
+    sys.stdout.write(f"{prepare_command(corpus, options.output)}\n")
     return 0
 
 

@@ -45,11 +45,15 @@ def stage_corpus(corpus: Corpus, settings: Settings, processes: Processes) -> Co
             return
         ranks = [rank for rank, name in enumerate(hosts) if name == host]
         shards = list(dict.fromkeys(shard for rank in ranks for shard in shards_of(rank)))
-        log.info("copying the shards under this host's lanes to %s", folder)
         num_bytes = stage_shards(corpus.path, shards, folder)
-        log.info("copied %.1f MiB; the others were there", num_bytes / 2**20)
         for shard in shards if settings.data.verify else ():
             check_rows(folder, shard, corpus.manifest.vocabulary.words)
+        log.info(
+            "%d shards under this host's lanes lie in %s; %.1f MiB of them were copied now",
+            len(shards),
+            folder,
+            num_bytes / 2**20,
+        )
 
     run_together(copy, communicator, USER_ERRORS)
     return processes.together(lambda: corpus.with_copies(folder, shards_of(processes.rank)))

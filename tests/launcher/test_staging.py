@@ -84,7 +84,7 @@ def test_reads_go_to_the_copies_and_to_no_shard_of_others(
     hooks = {rank: log_opened_shards(log) for rank, log in enumerate(logs)}
     no_checks = [*arguments, "--data.verify", "false"]
     told = run("train", no_checks, tmp_path / "logs", 2, hooks).check().errors[0]
-    assert f"copying the shards under this host's lanes to {folder}" in told
+    assert f"5 shards under this host's lanes lie in {folder}" in told
     assert measured(staged, "train", "valid", "end") == measured(plain, "train", "valid", "end")
     assert files_in(folder) == shards_of(opened, settings, range(2), 2)
     for rank, log in enumerate(logs):
