@@ -78,9 +78,12 @@ class Comparison:
     def first_table(self, init: str) -> Path:
         """Make a first table once, for all policies."""
         run_dir = self.folder / f"first-{init}"
+        table = run_dir / "tables" / FIRST_TABLE
+        if table.exists():
+            return table
         options = self._options() | {"table.init": init, "allocation.when": "never"}
         train(run_dir, self.config, options | {"train.max_steps": 1}, may_stop=True)
-        return run_dir / "tables" / FIRST_TABLE
+        return table
 
     def outcome(self, init: str, table: Path, policy: str, epochs: float) -> Outcome:
         """Train with a policy."""
@@ -174,7 +177,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--policies", nargs="+", choices=POLICIES, default=list(POLICIES), metavar="POLICY"
     )
     parser.add_argument("--set", nargs="*", default=[], metavar="SECTION.KEY=VALUE")
-    parser.add_argument("--runs", type=Path, help="folder that keeps the runs")
+    parser.add_argument("--runs", type=Path, help="folder that keeps the runs, to go on from")
     parser.add_argument("--quick", action="store_true", help="a small size")
     parser.add_argument("--output", type=Path, help="file for the JSON, besides the last line")
     given = parser.parse_args(arguments)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +46,13 @@ class TrainingRun:
 
     @property
     def seconds(self) -> float:
-        """From the first step to the end, validations and reallocations included."""
-        return float(self.records[-1]["elapsed_seconds"])
+        """From the first step to the end, validations and reallocations included.
+
+        Where a run was interrupted, those of all its parts together.
+        """
+        elapsed = [float(record["elapsed_seconds"]) for record in self.records]
+        ends = (one for one, after in pairwise([*elapsed, 0.0]) if after < one)
+        return sum(ends)
 
     @property
     def reallocation_seconds(self) -> float:
