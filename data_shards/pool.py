@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
+import pyarrow as pa
+
 from data_shards.errors import CorpusError
 
 Report = Callable[[str], None]
@@ -48,19 +50,27 @@ class Workers:
         """
         if self.executor is None:
             for name, (work, *arguments) in tasks.items():
-                yield name, work(*arguments)
+                yield name, _do(work, *arguments)
             return
         name_of: dict[Future[Any], str] = {}
         try:
             for name, (work, *arguments) in tasks.items():
                 if len(name_of) >= TASKS_A_WORKER * self.number:
                     yield from _first_done(name_of)
-                name_of[self.executor.submit(work, *arguments)] = name
+                name_of[self.executor.submit(_do, work, *arguments)] = name
             while name_of:
                 yield from _first_done(name_of)
         finally:
             for future in name_of:
                 future.cancel()
+
+
+def _do(work: Callable[..., Any], *arguments: Any) -> Any:
+    """Do a task; give back the memory that Arrow would keep for the next one."""
+    try:
+        return work(*arguments)
+    finally:
+        pa.default_memory_pool().release_unused()
 
 
 def _first_done(name_of: dict[Future[Any], str]) -> Iterator[tuple[str, Any]]:

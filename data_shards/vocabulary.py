@@ -65,7 +65,9 @@ class Vocabulary:
     """Words and how often each occurs in the training text; a word's id is its place.
 
     Attributes:
-        words: the V different words, `<eos>` and `<unk>` among them.
+        words: the V different words, `<eos>` and `<unk>` among them. In an Arrow array, as counting
+            makes it and a checked file holds it, they are taken to be different: to look takes a
+            multiple of its memory.
         counts: how often each occurs, int64 [V], not writable.
 
     Raises:
@@ -76,7 +78,8 @@ class Vocabulary:
     counts: npt.NDArray[np.int64]
 
     def __init__(self, words: pa.StringArray | Sequence[str], counts: npt.ArrayLike) -> None:
-        word_list = WordList(words if isinstance(words, pa.Array) else pa.array(words, pa.string()))
+        is_checked = isinstance(words, pa.Array)
+        word_list = WordList(words if is_checked else pa.array(words, pa.string()))
         counts = np.array(counts, dtype=np.int64, copy=True)
         if counts.shape != (len(word_list),):
             raise CorpusError(
@@ -86,7 +89,7 @@ class Vocabulary:
         if len(word_list) and counts.min() < 0:
             word = int(counts.argmin())
             raise CorpusError(f"word {word} has the count {counts[word]}, expected 0 or more")
-        num_different = pc.count_distinct(word_list.array, mode="all").as_py()
+        num_different = len(word_list) if is_checked else len(set(words))
         if num_different < len(word_list):
             raise CorpusError(
                 f"a vocabulary of {len(word_list)} words has {num_different} different ones, "
