@@ -6,7 +6,8 @@
 
 Without `--text` the text is generated: words by Zipf's law, each of `--distinct` words at least
 once. `datasets` gets the vocabulary ready made and only has to map and save. The loader reads what
-was made, from page cache, in this process. The last line of the output is JSON.
+was made, from page cache, in a process of its own; then a network is trained on it for some steps,
+to see how long they wait for data. The last line of the output is JSON.
 """
 
 import argparse
@@ -25,12 +26,14 @@ if not __package__:  # started as a script: import the packages beside this fold
 import numpy as np
 
 from benchmarks.measuring import GIB, in_own_process, machine, peak_rss_gib, versions
+from benchmarks.training_runs import ROOT, train
 from data_shards import Corpus, LaneBatches, Recipe, local_workers, prepare_corpus
 from data_shards.sources import TextOptions, plan_spans, read_pieces
 
 QUICK_DISTINCT, QUICK_TOKENS = 20_000, 400_000
 WORDS_PER_LINE, LINES_PER_BLOCK = 20, 50_000
 LOADER_SECONDS = 3.0
+TRAINING_STEPS = 200
 SEED = 1
 
 
@@ -148,6 +151,19 @@ def loader_tokens_per_s(corpus: Path, num_lanes: int = 32, bptt: int = 35) -> fl
     return num_tokens / (time.perf_counter() - began)
 
 
+def data_wait_share(corpus: Path, run_dir: Path) -> float:
+    """Return the share of time that training steps wait for data, `configs/ptb.toml` but a random
+    table; of the last steps of some hundred."""
+    options = {
+        "data.corpus": corpus,
+        "table.init": "random",
+        "allocation.when": "never",
+        "train.max_steps": TRAINING_STEPS,
+    }
+    run = train(run_dir, ROOT / "configs" / "ptb.toml", options, may_stop=True)
+    return float(run.last("train")["data_wait_share"])
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure as the command line says."""
     given = _parse(arguments)
@@ -167,6 +183,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 prepare_with_datasets, files, output, folder, given.workers[-1]
             )
         loader = in_own_process(loader_tokens_per_s, output)
+        waiting = data_wait_share(output, folder / "run")
     rates = {str(one.workers): one.mb_per_s for one in preparations}
     figures = {
         "benchmark": "corpus",
@@ -176,6 +193,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "datasets_mb_per_s": rival_seconds and preparations[-1].text_mb / rival_seconds,
         "datasets_workers": given.workers[-1],
         "loader_tokens_per_s": loader,
+        "data_wait_share": waiting,
         "peak_rss_gib": max(max(one.worker_peak_gib, one.parent_peak_gib) for one in preparations),
         "machine": machine(),
         "versions": versions(),
@@ -185,7 +203,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             f"datasets, {given.workers[-1]} workers, vocabulary given: "
             f"{figures['datasets_mb_per_s']:.1f} MB/s"
         )
-    print(f"loader: {loader / 1e6:.1f} million tokens/s")
+    print(
+        f"loader: {loader / 1e6:.1f} million tokens/s; training waits for data for "
+        f"{100 * waiting:.2f} % of its time"
+    )
     if given.output:
         given.output.write_text(json.dumps(figures, indent=1) + "\n")
     print(json.dumps(figures))
