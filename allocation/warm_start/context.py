@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from allocation.phase import reallocate
+from allocation.phase import Method, reallocate
 from lightrnn.model import NO_WORD, LightRNN, ModelShape
 from lightrnn.table import WordTable
 
@@ -25,6 +25,10 @@ NUM_OWN_VECTORS = 30_000
 """So many words, the most frequent ones, have vectors of their own; all others share one."""
 
 NUM_ROUNDS = 4
+SOLVER_SECONDS = 60.0
+"""Of each round, so that a million words take minutes; then the rest go to the best free cells, and
+the table hangs on the machine's speed. Some hundred thousand words need less."""
+
 LEARNING_RATE = 5e-3
 
 Batches = Iterable[tuple[Tensor, Tensor]]
@@ -86,7 +90,14 @@ def context_table(
     for number in range(1, NUM_ROUNDS + 1):
         model.set_table(table)
         learn(model, batches(), group)
-        table, report = reallocate(model, table, batches(), group=group, on_progress=on_progress)
+        table, report = reallocate(
+            model,
+            table,
+            batches(),
+            group=group,
+            method=Method(time_budget_seconds=SOLVER_SECONDS),
+            on_progress=on_progress,
+        )
         on_progress(
             f"context model, round {number}: loss {report.loss_before:.3f} nats a token, "
             f"{report.loss_predicted:.3f} predicted with the next table"
