@@ -5,6 +5,10 @@ from dataclasses import dataclass, replace
 from launcher.settings import AllocationSettings
 
 
+ROUNDING = 1e-9
+"""What the quotient of a step by a period may be below a whole number that it stands for."""
+
+
 @dataclass(frozen=True)
 class Rounds:
     """How far the rounds of training and reallocation are; saved with every checkpoint.
@@ -40,4 +44,4 @@ def steps_at(epochs: tuple[float, ...], steps_per_epoch: int) -> frozenset[int]:
 def is_multiple(step: int, epochs: float, steps_per_epoch: int) -> bool:
     """Return whether `step` is the first step at or after a multiple of `epochs`."""
     period = max(1.0, epochs * steps_per_epoch)
-    return int(step / period) > int((step - 1) / period)
+    return int(step / period + ROUNDING) > int((step - 1) / period + ROUNDING)

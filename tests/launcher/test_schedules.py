@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from launcher.optimization import learning_rate, make_optimizer
@@ -86,6 +86,7 @@ def test_steps_at_epochs() -> None:
     steps_per_epoch=st.integers(1, 200),
     num_multiples=st.integers(1, 30),
 )
+@example(epochs=0.8, steps_per_epoch=17, num_multiples=5)
 def test_each_multiple_is_hit_once(epochs: float, steps_per_epoch: int, num_multiples: int) -> None:
     period = max(1.0, epochs * steps_per_epoch)
     last = math.ceil(period * num_multiples)
