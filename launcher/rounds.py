@@ -4,7 +4,6 @@ from dataclasses import dataclass, replace
 
 from launcher.settings import AllocationSettings
 
-
 ROUNDING = 1e-9
 """What the quotient of a step by a period may be below a whole number that it stands for."""
 
