@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 if not __package__:  # started as a script: import the packages beside this folder, not its files
@@ -28,11 +28,13 @@ import numpy as np
 from benchmarks.measuring import GIB, in_own_process, machine, peak_rss_gib, versions
 from benchmarks.training_runs import ROOT, train
 from data_shards import Corpus, LaneBatches, Recipe, local_workers, prepare_corpus
+from data_shards.manifest import MANIFEST_FILE
 from data_shards.sources import TextOptions, plan_spans, read_pieces
 
 QUICK_DISTINCT, QUICK_TOKENS = 20_000, 400_000
 WORDS_PER_LINE, LINES_PER_BLOCK = 20, 50_000
 LOADER_SECONDS = 3.0
+NUM_MANY_SHARDS = 10_000
 TRAINING_STEPS = 200
 SEED = 1
 
@@ -151,6 +153,25 @@ def loader_tokens_per_s(corpus: Path, num_lanes: int = 32, bptt: int = 35) -> fl
     return num_tokens / (time.perf_counter() - began)
 
 
+def opening_seconds(corpus: Path, folder: Path) -> float:
+    """Return how long it takes to open a corpus whose manifest names 10,000 shards."""
+    manifest = Corpus.open(corpus).manifest
+    split = manifest.splits["train"]
+    many = replace(
+        split,
+        shards=NUM_MANY_SHARDS * split.shards[:1],
+        tokens=NUM_MANY_SHARDS * split.shards[0].tokens,
+        rows=NUM_MANY_SHARDS * split.shards[0].rows,
+    )
+    folder.mkdir()
+    replace(manifest, splits={"train": many}).save(folder / MANIFEST_FILE)
+    began = time.perf_counter()
+    tokens = Corpus.open(folder).split("train")
+    seconds = time.perf_counter() - began
+    assert len(tokens) == many.tokens
+    return seconds
+
+
 def data_wait_share(corpus: Path, run_dir: Path) -> float:
     """Return the share of time that training steps wait for data, `configs/ptb.toml` but a random
     table; of the last steps of some hundred."""
@@ -183,6 +204,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 prepare_with_datasets, files, output, folder, given.workers[-1]
             )
         loader = in_own_process(loader_tokens_per_s, output)
+        opening = opening_seconds(output, folder / "many")
         waiting = data_wait_share(output, folder / "run")
     rates = {str(one.workers): one.mb_per_s for one in preparations}
     figures = {
@@ -194,6 +216,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "datasets_workers": given.workers[-1],
         "loader_tokens_per_s": loader,
         "data_wait_share": waiting,
+        "seconds_to_open_10000_shards": opening,
         "peak_rss_gib": max(max(one.worker_peak_gib, one.parent_peak_gib) for one in preparations),
         "machine": machine(),
         "versions": versions(),
@@ -205,7 +228,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
     print(
         f"loader: {loader / 1e6:.1f} million tokens/s; training waits for data for "
-        f"{100 * waiting:.2f} % of its time"
+        f"{100 * waiting:.2f} % of its time; {NUM_MANY_SHARDS} shards open in {opening:.2f} s"
     )
     if given.output:
         given.output.write_text(json.dumps(figures, indent=1) + "\n")

@@ -33,3 +33,4 @@ def test_quick_prints_its_figures(tmp_path: Path) -> None:
     assert 0.05 < one["worker_peak_gib"] <= figures["peak_rss_gib"] < 2
     assert figures["datasets_mb_per_s"] > 0
     assert 0 <= figures["data_wait_share"] < 1
+    assert figures["seconds_to_open_10000_shards"] > 0

@@ -137,3 +137,13 @@ def test_other_vocabulary_is_found(small_corpus, fails):
     path.unlink()
     with fails("vocabulary.arrow", "cannot be read"):
         small_corpus.verify()
+
+
+def test_opening_reads_the_manifest_alone(small_corpus):
+    shards = [shard for split in small_corpus.manifest.splits.values() for shard in split.shards]
+    for shard in shards:
+        (small_corpus.path / shard.file).unlink()
+    (small_corpus.path / "vocabulary.arrow").unlink()
+    opened = Corpus.open(small_corpus.path)
+    assert opened.fingerprint == small_corpus.fingerprint
+    assert len(opened.split("train")) == 16
