@@ -34,9 +34,11 @@ $(BIN)/python:
 	$(PYTHON) -m venv --without-pip $(VENV)
 
 $(VENV)/installed: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing into $(VENV): some minutes the first time"
 	$(PIP_INSTALL) --editable .
 	touch $@
 
 $(VENV)/installed-dev: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing into $(VENV): some minutes the first time"
 	$(PIP_INSTALL) --editable '.[dev]'
 	touch $@ $(VENV)/installed

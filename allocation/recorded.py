@@ -7,6 +7,7 @@ from which any solver may start.
 Names of arrays end in their sizes: V words, R rows, C columns, F and G features by row and column.
 """
 
+import hashlib
 import json
 import math
 import os
@@ -129,7 +130,7 @@ def load_record(path: Path) -> Record:
     Raises:
         AllocationError: the file is missing, damaged, or does not hold a reallocation.
     """
-    arrays, claim = _read(path)
+    arrays, claim, _ = _read(path)
     try:
         _check(arrays)
         num_rows, num_columns = _table_shape(arrays)
@@ -174,6 +175,9 @@ def check_record(path: Path) -> Claim:
                 f"{path} claims the {name} {claimed!r} nats, but its table and prices give "
                 f"{found!r}; the file was changed, or is of another version"
             )
+    arrays, _, sha256 = _read(path)
+    if _sha256_of(arrays) != sha256:
+        raise AllocationError(f"{path} has another SHA-256 than it was written with")
     return Claim(objective, bound, claim.solver)
 
 
@@ -261,10 +265,14 @@ def _claim_of(claim: dict[str, Any] | None) -> Claim | None:
 
 
 def _write(path: Path, arrays: Arrays, claim: Claim | None) -> None:
-    header = {"format": FORMAT, "claim": json.dumps(claim and asdict(claim))}
     unfinished = path.with_name(f"{path.name}.unfinished")
     try:
         contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+        header = {
+            "format": FORMAT,
+            "claim": json.dumps(claim and asdict(claim)),
+            "sha256": _sha256_of(contiguous),
+        }
         save_file(contiguous, unfinished, header)
         with unfinished.open("rb") as file:
             os.fsync(file.fileno())
@@ -274,8 +282,17 @@ def _write(path: Path, arrays: Arrays, claim: Claim | None) -> None:
         raise AllocationError(f"{path} cannot be written: {error}") from error
 
 
-def _read(path: Path) -> tuple[Arrays, Claim | None]:
-    """Return the arrays on file, and the claim, whatever they are."""
+def _sha256_of(arrays: Arrays) -> str:
+    """Return the SHA-256 of arrays, their names, types and shapes, in hexadecimal."""
+    digest = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def _read(path: Path) -> tuple[Arrays, Claim | None, str | None]:
+    """Return the arrays on file, the claim, and their checksum, whatever they are."""
     try:
         # As tensors they stay memory-mapped, which they do not as arrays.
         with safe_open(path, framework="pt") as file:
@@ -283,7 +300,7 @@ def _read(path: Path) -> tuple[Arrays, Claim | None]:
             arrays = {name: file.get_tensor(name).numpy() for name in file.keys()}  # noqa: SIM118
         if header.get("format") != FORMAT:
             raise AllocationError(f"{path} is of the format {header.get('format')!r}, not {FORMAT}")
-        return arrays, _claim_of(json.loads(header["claim"]))
+        return arrays, _claim_of(json.loads(header["claim"])), header.get("sha256")
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise AllocationError(
             f"{path} cannot be read as a record of a reallocation: {error}"

@@ -62,7 +62,7 @@ def count_words(
     )
     folder.write_note(VOCABULARY_NOTE, file.__dict__)
     num_words = sum(run.num_words for run in merged)
-    on_progress(f"vocabulary: {len(vocabulary):,} of {num_words:,} different words")
+    on_progress(f"vocabulary: {len(vocabulary):,} words out of {num_words:,} different ones")
     return file
 
 

@@ -94,7 +94,7 @@ def _fetch_from_any(download: Download, output: Path, mirror: str, on_progress: 
             return
         except Unreachable as failure:
             failures.append(str(failure))
-    raise CorpusError(f"{'; '.join(failures)}; check the network, or give --mirror")
+    raise CorpusError(f"{'; '.join(failures)}; check the network, or give another --mirror")
 
 
 def _unpack_all(corpus: KnownCorpus, output: Path, keep_archive: bool, on_progress: Report) -> None:

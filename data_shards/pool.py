@@ -6,11 +6,13 @@ All three are executors of `concurrent.futures`, so that what they work on need 
 import importlib.util
 import multiprocessing
 import os
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing.connection import wait as wait_for
 from typing import Any, cast
 
 import pyarrow as pa
@@ -92,13 +94,28 @@ def local_workers(number: int) -> Iterator[Workers]:
         return
     try:
         spawn = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(number, mp_context=spawn) as executor:
+        with ProcessPoolExecutor(
+            number, mp_context=spawn, initializer=_end_with_parent
+        ) as executor:
             yield Workers(executor, number)
     except BrokenProcessPool as error:
         raise CorpusError(
             f"one of {number} workers was killed, as happens where memory is short; start again "
             "to go on, with fewer --workers or smaller --shard-tokens"
         ) from error
+
+
+def _end_with_parent() -> None:
+    """Let this worker end when the process that it works for is gone, as after a kill."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    sentinel = parent.sentinel
+
+    def watch() -> None:
+        wait_for([sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def started_by_mpi() -> bool:

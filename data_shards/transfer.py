@@ -66,7 +66,7 @@ def fetch(
         part.unlink()
         raise CorpusError(
             f"{address} has the checksum {found}, expected {checksum}: it is not the file that was "
-            "published; try again later, or give --mirror"
+            "published; try again later, or give another --mirror"
         )
     with part.open("rb") as file:
         os.fsync(file.fileno())

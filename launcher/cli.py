@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from data_shards import EOS
+from data_shards import EOS, CorpusError
 from launcher.corpus_commands import add_corpus_commands
 from launcher.logs import log_to_console
 
@@ -40,6 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # who reads what is printed has read enough, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except CorpusError as error:
+        log.error("error: %s", error)
+        return 2
     except Exception as error:
         # Imported here, for it imports torch: what makes a corpus need not wait for that.
         from launcher.processes import USER_ERRORS

@@ -171,8 +171,12 @@ def _prepare(options: argparse.Namespace) -> int:
 
     if started_by_mpi():
         return run_with_mpi(build_or_tell)
-    with local_workers(options.workers) as workers:
-        return build(workers)
+    try:
+        with local_workers(options.workers) as workers:
+            return build(workers)
+    except KeyboardInterrupt:
+        log.info("stopped; start again to go on with what is read already")
+        raise
 
 
 def _demo_corpus(options: argparse.Namespace) -> int:
@@ -207,6 +211,8 @@ def _tell(manifest: Manifest, output: Path) -> None:
             split.rows,
             100 * split.unknown_tokens / split.tokens,
         )
+    if "valid" not in manifest.splits:
+        log.info("no validation text, which training measures itself by: see --valid, --hold-out")
     log.info("%d words; corpus in %s", manifest.vocabulary.words, output)
 
 

@@ -146,8 +146,8 @@ class AllocationSettings:
     )
     max_tries: NonNegativeInt = _doc(
         0,
-        "tables tried, each with twice the bonus, until one is no worse on the validation text; 0 "
-        "takes the first one untried",
+        "tables tried on the validation text, each with twice the bonus, until one is no better "
+        "than the last; the best is taken if it helps; 0 takes the first one untried",
     )
     tolerance: NonNegativeFloat = _doc(
         0.0, "nats a token by which a table that is tried may be worse right after the move"

@@ -1,8 +1,11 @@
 """Being asked to stop."""
 
+import logging
 import signal
 from types import FrameType
 from typing import Self
+
+log = logging.getLogger("lightrnn")
 
 STOPPED = 75
 """Exit status of a run that stopped on request, with a checkpoint: start it again to go on."""
@@ -26,6 +29,8 @@ class StopRequest:
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self.received and number == signal.SIGINT:
             raise KeyboardInterrupt
+        if not self.received:
+            log.info("asked to stop: a checkpoint follows this step or reallocation")
         self.received = True
 
     def __exit__(self, *exception: object) -> None:

@@ -18,6 +18,8 @@ log = logging.getLogger("lightrnn")
 
 _OPTION = "--nproc-per-node"
 
+SECONDS_TO_STOP = 3600
+
 
 def take_num_workers(arguments: Sequence[str]) -> tuple[int, list[str]]:
     """Return the number of workers asked for by `--nproc-per-node N` (1 without), and the rest.
@@ -41,6 +43,8 @@ def start_workers(num_workers: int, arguments: Sequence[str]) -> int:
     # One thread a worker, as torchrun has it: they share the cores.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // num_workers)))
     os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
+    # A stop waits for the end of a reallocation, which for large vocabularies takes minutes.
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(SECONDS_TO_STOP))
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,

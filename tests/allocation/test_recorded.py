@@ -143,6 +143,10 @@ def drop_counts(arrays: Arrays) -> None:
     del arrays["counts_V"]
 
 
+def raise_a_count(arrays: Arrays) -> None:
+    arrays["counts_V"] = arrays["counts_V"] + np.eye(NUM_WORDS)[0]
+
+
 def cut_table(arrays: Arrays) -> None:
     arrays["row_of_word_V"] = arrays["row_of_word_V"][:-1]
 
@@ -173,6 +177,16 @@ def test_changed_arrays_are_noticed(
         check_record(path)
     assert str(path) in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+def test_changes_that_the_proof_does_not_depend_on_are_noticed_too(tmp_path: Path) -> None:
+    costs, path = costs_of_all_kinds()["dense"], tmp_path / "record"
+    save_record(path, costs, solve_auction(costs, random_start(costs), silent))
+    change(path, nothing)
+    check_record(path)
+    change(path, raise_a_count)
+    with pytest.raises(AllocationError, match="another SHA-256"):
+        check_record(path)
 
 
 @pytest.mark.parametrize("name", ["objective", "lower_bound"])

@@ -147,6 +147,32 @@ def test_a_killed_build_goes_on(texts: list[Path], tmp_path: Path) -> None:
     assert files_of(output) == files_of(tmp_path / "whole")
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="/proc tells who is alive")
+def test_workers_end_with_the_builder_that_was_killed(texts: list[Path], tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "launcher.cli", "prepare", "--workers", "2"]
+    command += ["--train", *map(str, texts * 20), "--output", str(tmp_path / "corpus")]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    builder = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+    children = Path(f"/proc/{builder.pid}/task/{builder.pid}/children")
+    deadline = time.monotonic() + 60
+    while len(workers := children.read_text().split()) < 3:  # two, and what tracks their resources
+        assert builder.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    builder.kill()
+    builder.wait()
+    while any(_is_alive(worker) for worker in workers):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def _is_alive(pid: str) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
 def test_other_settings_or_another_text_start_anew(texts: list[Path], tmp_path: Path) -> None:
     output = tmp_path / "corpus"
     with pytest.raises(Interruption):
