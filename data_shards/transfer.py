@@ -83,7 +83,8 @@ def _fetch_rest(address: str, part: Path, on_progress: Report) -> None:
     """Append what is missing to a part; begin anew where the server has another file by now."""
     validator = _validator(part)
     have = part.stat().st_size if part.exists() and validator.exists() else 0
-    headers = {"Accept-Encoding": "identity"}
+    # Some servers refuse the names that libraries give themselves.
+    headers = {"Accept-Encoding": "identity", "User-Agent": "lightrnn"}
     if have:
         headers |= {"Range": f"bytes={have}-", "If-Range": validator.read_text()}
     with requests.get(address, headers=headers, stream=True, timeout=TIMEOUT_SECONDS) as answer:
