@@ -15,7 +15,7 @@ from data_shards.description import describe_corpus
 from data_shards.download import download_corpus, prepare_command
 from data_shards.errors import CorpusError
 from data_shards.hold_out import HoldOut
-from data_shards.known_corpora import KNOWN_CORPORA
+from data_shards.known_corpora import KNOWN_CORPORA, PublishedFile
 from data_shards.lanes import LaneBatches
 from data_shards.manifest import Manifest, Shard, Split, Tokenization, VocabularyFile
 from data_shards.pool import Workers, local_workers, run_with_mpi, started_by_mpi
@@ -25,6 +25,7 @@ from data_shards.row_order import RowOrder
 from data_shards.sentences import SentenceBatches
 from data_shards.shuffled import ShuffledTokens
 from data_shards.staging import stage_shards
+from data_shards.transfer import Patience
 from data_shards.vocabulary import EOS, UNK, Vocabulary, unigram_perplexity
 from data_shards.words import TextOptions, words_of
 
@@ -41,6 +42,8 @@ __all__ = [
     "HoldOut",
     "LaneBatches",
     "Manifest",
+    "Patience",
+    "PublishedFile",
     "Recipe",
     "RowOrder",
     "SentenceBatches",

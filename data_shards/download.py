@@ -1,182 +1,167 @@
-"""A known corpus as text files that `lightrnn prepare` takes: fetched, checked, unpacked."""
+"""A public corpus to plain text files, ready for `lightrnn prepare`.
 
-import fnmatch
-import os
+All comes into a folder beside the one asked for, which takes its name when everything is in it, so
+that a folder under that name is a whole corpus. A run that was interrupted goes on in the same
+place. `SHA256SUMS`, for `sha256sum -c` and for the next run, is written before the name is given.
+"""
+
 import shlex
-import tarfile
-import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from urllib.parse import urlsplit
 
+from data_shards.archives import unpack
 from data_shards.errors import CorpusError
-from data_shards.files import HASH_CHUNK_BYTES, sync_folder
-from data_shards.known_corpora import Download, KnownCorpus
-from data_shards.transfer import Report, Unreachable, checksum_of, fetch
+from data_shards.files import sha256_of, sync_folder, whole_file
+from data_shards.known_corpora import KnownCorpus
+from data_shards.pool import Report
+from data_shards.transfer import Patience, fetch
+from data_shards.work_folder import check_absent
 
 SUMS_FILE = "SHA256SUMS"
-"""Checksums of all files, written last: with it a folder is whole."""
 
 
 def download_corpus(
     corpus: KnownCorpus,
     output: Path,
     *,
-    mirror: str = "",
+    mirror: str | None = None,
     keep_archive: bool = False,
-    on_progress: Report = lambda line: None,
-) -> dict[str, list[Path]]:
-    """Fetch a corpus into a folder; go on where an earlier try ended.
+    patience: Patience | None = None,
+    on_progress: Report | None = None,
+) -> None:
+    """Fetch a public corpus and leave its texts in a folder; one that is there is checked.
 
     Args:
-        corpus: which.
-        output: the folder, made where it is missing.
-        mirror: address to look for the files at instead, without their names.
-        keep_archive: whether an archive stays when it is unpacked.
-        on_progress: gets a line now and then.
-
-    Returns:
-        The text files of each split.
+        corpus: one of `KNOWN_CORPORA`.
+        output: the folder to make; it must not exist, be empty, or hold this corpus already.
+        mirror: a folder on a server that holds the corpus's files, instead of the public ones.
+        keep_archive: whether to leave the archive that the texts came in beside them.
+        patience: how long to go on against failures of the network.
+        on_progress: called with a line of text now and then.
 
     Raises:
-        CorpusError: no address can be reached, a file is not the published one, or there is no
-            room.
+        CorpusError: no address gives the corpus, what it gives is not the corpus, or the output
+            holds something else or cannot be written.
     """
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        if is_whole(output):
-            on_progress(f"{output} holds {corpus.name} already")
-        else:
-            for download in corpus.downloads:
-                _fetch_from_any(download, output, mirror, on_progress)
-            _unpack_all(corpus, output, keep_archive, on_progress)
-            _write_sums(corpus, output)
-    except OSError as error:
-        raise CorpusError(
-            f"{output} cannot take {corpus.name} ({error}), expected room and permission to "
-            "write; change --output"
-        ) from error
-    return {name: _files(output, pattern) for name, pattern in corpus.splits.items()}
+    report = on_progress or (lambda message: None)
+    addresses = corpus.addresses if mirror is None else (checked_mirror(mirror),)
+    output = output.resolve()
+    if is_there(corpus, output):
+        report(f"{output} holds {corpus.name} already, and its checksums are right")
+        return
+    with partial_folder(output, corpus.name) as folder:
+        if not (folder / SUMS_FILE).exists():
+            for file in corpus.files:
+                fetch(file, addresses, folder, patience or Patience(), report)
+            unpack_texts(corpus, folder, report)
+            write_sums(corpus, folder)
+        if corpus.packing and not keep_archive:
+            for file in corpus.files:
+                (folder / file.name).unlink(missing_ok=True)
+    report(f"{corpus.name} is in {output}")
 
 
 def prepare_command(corpus: KnownCorpus, output: Path) -> str:
-    """Return the command that makes a corpus folder of what was downloaded."""
-    options = []
-    for name, pattern in corpus.splits.items():
-        # A pattern goes to `prepare` as it is, so that the line stays short.
-        options.append(f"--{name} {shlex.quote(str(output / pattern))}")
-    return f"lightrnn prepare {' '.join(options)} --output CORPUS"
+    """Return the shell command that makes a corpus folder, `corpus` inside `output`, of the texts.
 
-
-def is_whole(output: Path) -> bool:
-    """Whether a folder has all its files, each as it was written."""
-    try:
-        lines = (output / SUMS_FILE).read_text().splitlines()
-        return bool(lines) and all(
-            checksum_of(output / name, "sha256") == f"sha256:{digits}"
-            for digits, _, name in (line.partition("  ") for line in lines)
-        )
-    except OSError:
-        return False
-
-
-def _fetch_from_any(download: Download, output: Path, mirror: str, on_progress: Report) -> None:
-    path = output / download.name
-    if path.exists():
-        return
-    bases = (f"{mirror.rstrip('/')}/",) if mirror else download.bases
-    failures = []
-    for base in bases:
-        on_progress(f"fetching {base}{download.name}")
-        try:
-            fetch(base + download.name, path, download.checksum, on_progress)
-            return
-        except Unreachable as failure:
-            failures.append(str(failure))
-    raise CorpusError(f"{'; '.join(failures)}; check the network, or give another --mirror")
-
-
-def _unpack_all(corpus: KnownCorpus, output: Path, keep_archive: bool, on_progress: Report) -> None:
-    for download in corpus.downloads:
-        if not download.is_archive:
-            continue
-        archive = output / download.name
-        room = corpus.most_bytes
-        try:
-            for name, content in _members(archive):
-                if any(fnmatch.fnmatchcase(name, one) for one in corpus.splits.values()):
-                    on_progress(f"unpacking {name}")
-                    room -= _unpack(content, output / name, room)
-        except (tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
-            raise CorpusError(
-                f"{archive} cannot be unpacked ({error}); remove it and start again"
-            ) from error
-        missing = [name for name, one in corpus.splits.items() if not _files(output, one)]
-        if missing:
-            raise CorpusError(
-                f"{archive} has no file for {', '.join(missing)}, expected "
-                f"{', '.join(corpus.splits[name] for name in missing)}; give another --mirror"
-            )
-        if not keep_archive:
-            archive.unlink()
-
-
-def _members(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
-    """Yield names and contents of an archive's regular files; links and folders are left out."""
-    if archive.suffix == ".zip":
-        with zipfile.ZipFile(archive) as zipped:
-            for member in zipped.infolist():
-                with zipped.open(member) as content:
-                    yield member.filename.removeprefix("./"), content
-        return
-    with tarfile.open(archive, "r|gz") as tar:
-        for entry in tar:
-            if entry.isreg() and (extracted := tar.extractfile(entry)) is not None:
-                yield entry.name.removeprefix("./"), extracted
-
-
-def _unpack(content: IO[bytes], path: Path, room: int) -> int:
-    """Write a file of an archive; return its size.
-
-    A name reaches this only if a pattern of ours matches it, and no pattern lets `/` or `..` in.
+    Where a split has many texts, they lie in a folder of their own, and the command says `*`.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    num_bytes = 0
-    with _new_file(path) as file:
-        while chunk := content.read(HASH_CHUNK_BYTES):
-            num_bytes += len(chunk)
-            if num_bytes > room:
-                raise CorpusError(
-                    f"{path.name} and the files before take more bytes than the published ones; "
-                    "give another --mirror"
-                )
-            file.write(chunk)
-    return num_bytes
+    words = ["lightrnn", "prepare"]
+    for split, texts in corpus.texts_of_split.items():
+        words.append(f"--{split}")
+        if len(texts) == 1:
+            words.append(shlex.quote(str(output / texts[0])))
+        else:
+            words.append(shlex.quote(str((output / texts[0]).parent)) + "/*")
+    words += [*corpus.prepare_options, "--output", shlex.quote(str(output / "corpus"))]
+    return " ".join(words)
 
 
-def _write_sums(corpus: KnownCorpus, output: Path) -> None:
-    files = [path for pattern in corpus.splits.values() for path in _files(output, pattern)]
-    with _new_file(output / SUMS_FILE) as file:
-        for path in files:
-            digits = checksum_of(path, "sha256").removeprefix("sha256:")
-            file.write(f"{digits}  {path.relative_to(output).as_posix()}\n".encode())
-
-
-def _files(output: Path, pattern: str) -> list[Path]:
-    return sorted(output.glob(pattern))
+def checked_mirror(mirror: str) -> str:
+    """Return the mirror's address, or raise `CorpusError` where it is none."""
+    try:
+        parts = urlsplit(mirror)
+        is_address = parts.scheme in ("http", "https") and bool(parts.hostname)
+        is_address = is_address and parts.port != 0
+    except ValueError:
+        is_address = False
+    if not is_address:
+        raise CorpusError(
+            f"{mirror} is not the address of a folder on a server, expected one such as "
+            "http://host:8000/folder; change --mirror"
+        )
+    return mirror
 
 
 @contextmanager
-def _new_file(path: Path) -> Iterator[IO[bytes]]:
-    """Give a file to write that takes its name when it is whole and on the disk."""
-    temporary = path.with_name(f".{path.name}.tmp")
+def partial_folder(output: Path, name: str) -> Iterator[Path]:
+    """Give a folder beside `output` that takes its name if the block succeeds.
+
+    If it does not, what is in the folder stays, and the next run is given it.
+
+    Raises:
+        CorpusError: `output` exists and is not an empty folder, or cannot be written.
+    """
+    folder = output.parent / f".{output.name}.{name}.partial"
     try:
-        with temporary.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    sync_folder(path.parent)
+        check_absent(output)
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            yield folder
+            folder.rename(output)
+            sync_folder(output.parent)
+        finally:
+            with suppress(OSError):
+                folder.rmdir()  # which it only does where nothing has come
+    except OSError as error:
+        raise CorpusError(
+            f"{output} cannot be written ({error}), expected a place with room for the corpus; "
+            "make room and start again, or change --output"
+        ) from error
+
+
+def unpack_texts(corpus: KnownCorpus, folder: Path, report: Report) -> None:
+    """Unpack the texts where they came in an archive."""
+    if corpus.packing:
+        wanted = {f"{corpus.packing.root}/{text}": folder / text for text in corpus.texts}
+        for file in corpus.files:
+            unpack(folder / file.name, wanted, corpus.packing.max_text_bytes, report)
+
+
+def write_sums(corpus: KnownCorpus, folder: Path) -> None:
+    """Write the checksums of the texts, which are on the disk by then."""
+    for subfolder in {(folder / text).parent for text in corpus.texts} | {folder}:
+        sync_folder(subfolder)
+    lines = [f"{sha256_of(folder / text)}  {text}\n" for text in corpus.texts]
+    with whole_file(folder / SUMS_FILE) as file:
+        file.write("".join(lines).encode())
+    sync_folder(folder)
+
+
+def is_there(corpus: KnownCorpus, folder: Path) -> bool:
+    """Return whether a folder holds the corpus; raise `CorpusError` where it is damaged there."""
+    try:
+        if not (folder / SUMS_FILE).is_file():
+            return False
+        lines = (folder / SUMS_FILE).read_text("utf-8").splitlines()
+        sum_of_text = {text: sha256 for sha256, _, text in (line.partition("  ") for line in lines)}
+        if sum_of_text.keys() != set(corpus.texts):
+            raise CorpusError(
+                f"{folder} holds other texts than those of {corpus.name}, expected a new folder; "
+                "change --output"
+            )
+        for text, expected in sum_of_text.items():
+            found = sha256_of(folder / text)
+            if found != expected:
+                raise CorpusError(
+                    f"{folder / text} was changed: it has the SHA-256 {found}, expected "
+                    f"{expected}; delete {folder} and download again"
+                )
+    except (OSError, UnicodeDecodeError) as error:
+        raise CorpusError(
+            f"{folder} cannot be checked ({error}), expected the texts of {corpus.name}; "
+            "delete it and download again"
+        ) from error
+    return True

@@ -1,140 +1,284 @@
-"""Fetching a file over HTTP so that it is whole when it has its name, and never fetched twice."""
+"""Files from the web: resumed where they broke off, named when their checksum is right.
 
-import hashlib
-import os
+A file grows as `NAME.part`. Beside it `NAME.part.version` holds the server's mark of the version
+(its ETag or the date of its last change), without which a part cannot be told from the part of
+another version and is begun anew.
+"""
+
 import time
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+from http.client import HTTPException, HTTPResponse, InvalidURL
 from pathlib import Path
-
-import requests
+from urllib.error import HTTPError, URLError
+from urllib.request import Request, urlopen
 
 from data_shards.errors import CorpusError
+from data_shards.files import sha256_of, sync_file
+from data_shards.known_corpora import PublishedFile
+from data_shards.pool import Report
 
-CHUNK_BYTES = 1 << 16
-"""What is lost at most of what a connection brought before it broke."""
+CHUNK_BYTES = 1 << 18
 
-TIMEOUT_SECONDS = 30.0
-ATTEMPTS = 5
-SECONDS_BETWEEN_REPORTS = 5.0
+# A name of its own: wikitext.smerity.com forbids the one that Python gives itself.
+USER_AGENT = "lightrnn"
 
-PARTIAL_CONTENT, RANGE_NOT_SATISFIABLE = 206, 416
-
-Report = Callable[[str], None]
+TEMPORARY = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)
 
 
-class Unreachable(CorpusError):
-    """An address cannot be reached, or does not have the file; another may."""
+@dataclass(frozen=True)
+class Patience:
+    """How long a transfer goes on against failures, and how often it tells of itself.
+
+    Attributes:
+        timeout_seconds: longest wait for a connection, or for more bytes on one.
+        num_tries: connections that may break one after another, counted from the last that brought
+            something.
+        first_pause_seconds: pause before the second try; each pause is twice the one before.
+        report_seconds: time between two lines of progress.
+    """
+
+    timeout_seconds: float = 30.0
+    num_tries: int = 6
+    first_pause_seconds: float = 1.0
+    report_seconds: float = 5.0
+
+
+class TransferError(Exception):
+    """An address does not give the file, and would not if it were asked again."""
+
+
+class UnreachableError(TransferError):
+    """No connection to the server comes about."""
+
+
+class BrokenOffError(TransferError):
+    """The server failed for now: asked again, it may go on."""
 
 
 def fetch(
-    address: str,
-    path: Path,
-    checksum: str,
-    on_progress: Report,
-    *,
-    pause_seconds: float = 1.0,
-) -> None:
-    """Fetch a file; what an earlier try has of it is kept in `NAME.part` and gone on from.
+    file: PublishedFile,
+    addresses: Sequence[str],
+    folder: Path,
+    patience: Patience,
+    report: Report,
+) -> Path:
+    """Fetch a file from the first address that gives it whole, unless it is there already.
 
     Args:
-        address: http or https; redirects are followed, certificates verified.
-        path: gets the file when it is whole, checked and on the disk.
-        checksum: `sha256:` or `md5:` and hexadecimal digits.
-        on_progress: gets a line every some seconds.
-        pause_seconds: before the second attempt after a lost connection, doubled before each more.
+        file: name, size and checksum.
+        addresses: folders on servers, tried in this order.
+        folder: where the file shall be; a part of it that is there is gone on with.
+        patience: how long to go on against failures.
+        report: called with a line of text now and then.
+
+    Returns:
+        The file's path. It has this name only if its checksum is right.
 
     Raises:
-        Unreachable: the address cannot be reached, or does not have the file.
-        CorpusError: the file has another checksum; it is removed.
-        OSError: there is no room or no permission.
+        CorpusError: no address gives the file; says why, for each of them.
+        OSError: the folder cannot be written.
     """
-    part = path.with_name(f"{path.name}.part")
-    for attempt in range(1, ATTEMPTS + 1):
+    path = folder / file.name
+    part = folder / f"{file.name}.part"
+    if path.exists():
+        if sha256_of(path) == file.sha256:
+            return path
+        report(f"{file.name} was changed since it came; fetching it again")
+        path.unlink()
+    refusals: list[str] = []
+    for address in addresses:
+        if refusals:
+            report(f"{refusals[-1]}; trying the next address")
+        url = f"{address.rstrip('/')}/{file.name}"
         try:
-            _fetch_rest(address, part, on_progress)
-            break
-        except requests.HTTPError as error:
-            raise Unreachable(f"{address} cannot be had ({error})") from error
-        except requests.RequestException as error:
-            if attempt == ATTEMPTS or not part.exists():
-                raise Unreachable(f"{address} cannot be reached ({_reason(error)})") from error
-            on_progress(f"{path.name}: lost the connection, trying again")
-            time.sleep(pause_seconds * 2 ** (attempt - 1))
-    found = checksum_of(part, checksum.partition(":")[0])
-    _validator(part).unlink(missing_ok=True)
-    if found != checksum:
-        part.unlink()
-        raise CorpusError(
-            f"{address} has the checksum {found}, expected {checksum}: it is not the file that was "
-            "published; try again later, or give another --mirror"
+            receive_all(url, part, file.num_bytes, patience, report)
+            check(part, file, url)
+        except TransferError as error:
+            refusals.append(str(error))
+        else:
+            sync_file(part)
+            version_path(part).unlink(missing_ok=True)
+            part.rename(path)
+            report(f"{file.name}: {file.num_bytes:,} bytes, SHA-256 as published")
+            return path
+    raise CorpusError(f"{', '.join(refusals)}; check the network or give --mirror")
+
+
+def check(part: Path, file: PublishedFile, url: str) -> None:
+    """Delete the part and raise `TransferError` unless it has the checksum published."""
+    found = sha256_of(part)
+    if found != file.sha256:
+        forget(part)
+        raise TransferError(
+            f"{url} gave a file with the SHA-256 {found}, expected {file.sha256} (what came is "
+            "deleted)"
         )
-    with part.open("rb") as file:
-        os.fsync(file.fileno())
-    part.replace(path)
 
 
-def checksum_of(path: Path, kind: str) -> str:
-    """Return the checksum of a file, `sha256:` or `md5:` and hexadecimal digits."""
-    with path.open("rb") as file:
-        return f"{kind}:{hashlib.file_digest(file, kind).hexdigest()}"
+def receive_all(url: str, part: Path, num_bytes: int, patience: Patience, report: Report) -> None:
+    """Go on with a part until it has all its bytes, over as many connections as that takes."""
+    begun_at = furthest = size_of(part)
+    num_failures = 0
+    while size_of(part) != num_bytes:
+        try:
+            receive(url, part, num_bytes, patience, report)
+        except (BrokenOffError, UnreachableError) as error:
+            reached = size_of(part)
+            num_failures = 1 if reached > furthest else num_failures + 1
+            furthest = max(furthest, reached)
+            if isinstance(error, UnreachableError) and furthest == begun_at:
+                raise  # it was never there: not the moment to be patient
+            if num_failures == patience.num_tries:
+                raise
+            pause_seconds = patience.first_pause_seconds * 2 ** (num_failures - 1)
+            report(f"{error}; trying again in {pause_seconds:g} s")
+            time.sleep(pause_seconds)
 
 
-def _fetch_rest(address: str, part: Path, on_progress: Report) -> None:
-    """Append what is missing to a part; begin anew where the server has another file by now."""
-    validator = _validator(part)
-    have = part.stat().st_size if part.exists() and validator.exists() else 0
-    # Some servers refuse the names that libraries give themselves.
-    headers = {"Accept-Encoding": "identity", "User-Agent": "lightrnn"}
-    if have:
-        headers |= {"Range": f"bytes={have}-", "If-Range": validator.read_text()}
-    with requests.get(address, headers=headers, stream=True, timeout=TIMEOUT_SECONDS) as answer:
-        if answer.status_code == RANGE_NOT_SATISFIABLE:
-            return  # the part is whole already
-        answer.raise_for_status()
-        if answer.status_code != PARTIAL_CONTENT:
-            have = 0
-        length = int(answer.headers.get("Content-Length") or 0)
-        version = answer.headers.get("ETag") or answer.headers.get("Last-Modified")
-        # Without a strong validator nothing tells whether a rest belongs to the same file.
-        validator.unlink(missing_ok=True)
-        with part.open("ab" if have else "wb") as file:
-            if version and not version.startswith("W/"):
-                validator.write_text(version)
-            progress = _Progress(part.stem, have, have + length, on_progress)
-            for chunk in answer.iter_content(CHUNK_BYTES):
+def receive(url: str, part: Path, num_bytes: int, patience: Patience, report: Report) -> None:
+    """Add to a part what one connection gives."""
+    offset, version = resumable(part, num_bytes)
+    headers = {"User-Agent": USER_AGENT}
+    if version:
+        headers |= {"Range": f"bytes={offset}-", "If-Range": version}
+    with answer_of(Request(url, headers=headers), part, patience) as response:
+        if response.status == HTTPStatus.PARTIAL_CONTENT:
+            check_goes_on(response, url, part, offset, version)
+        else:
+            offset = 0
+        check_size(response, url, offset, num_bytes)
+        if offset == 0:
+            begin_anew(part, version_of(response))
+        progress = Progress(part.stem, offset, num_bytes, patience.report_seconds, report)
+        report(f"fetching {url}" + (f" from byte {offset:,} on" if offset else ""))
+        with part.open("ab") as file:
+            for chunk in chunks_of(response, url):
                 file.write(chunk)
                 progress.add(len(chunk))
-        if length and progress.have < have + length:
-            raise requests.ConnectionError("the connection was lost")
-
-
-class _Progress:
-    def __init__(self, name: str, have: int, total: int, on_progress: Report) -> None:
-        self.name, self.have, self.total, self.on_progress = name, have, total, on_progress
-        self.began, self.had = time.monotonic(), have
-        self.next_report = self.began + SECONDS_BETWEEN_REPORTS
-
-    def add(self, num_bytes: int) -> None:
-        self.have += num_bytes
-        now = time.monotonic()
-        if now < self.next_report:
-            return
-        self.next_report = now + SECONDS_BETWEEN_REPORTS
-        speed = (self.have - self.had) / (now - self.began)
-        left = f", {(self.total - self.have) / speed:.0f} s left" if self.total and speed else ""
-        self.on_progress(
-            f"{self.name}: {self.have / 1e6:.1f} of {self.total / 1e6:.1f} MB, "
-            f"{speed / 1e6:.2f} MB/s{left}"
+                if progress.num_received > num_bytes:
+                    raise TransferError(f"{url} gives more than the {num_bytes:,} bytes expected")
+    if progress.num_received < num_bytes:
+        raise BrokenOffError(
+            f"{url} broke off after {progress.num_received:,} of {num_bytes:,} bytes"
         )
 
 
-def _validator(part: Path) -> Path:
-    """The file that tells which version of the file a part is of."""
+def answer_of(request: Request, part: Path, patience: Patience) -> HTTPResponse:
+    """Send a request and return the answer if it is a good one; redirects are followed."""
+    url = request.full_url
+    try:
+        response: HTTPResponse = urlopen(request, timeout=patience.timeout_seconds)
+    except HTTPError as error:
+        said = f"{url} answers {error.code} {error.reason}"
+        if error.code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+            forget(part)
+            raise BrokenOffError(said) from error
+        if error.code in TEMPORARY or error.code >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            raise BrokenOffError(said) from error
+        raise TransferError(said) from error
+    except InvalidURL as error:
+        raise TransferError(f"{url} is not an address ({error})") from error
+    except URLError as error:
+        why = getattr(error.reason, "strerror", None) or error.reason
+        raise UnreachableError(f"{url} cannot be reached ({why})") from error
+    except (OSError, HTTPException) as error:
+        raise BrokenOffError(f"{url} does not answer ({error})") from error
+    return response
+
+
+def chunks_of(response: HTTPResponse, url: str) -> Iterator[bytes]:
+    """Yield the bytes of an answer as they come."""
+    try:
+        while chunk := response.read1(CHUNK_BYTES):
+            yield chunk
+    except (OSError, HTTPException) as error:
+        raise BrokenOffError(f"{url} broke off ({error})") from error
+
+
+def check_goes_on(response: HTTPResponse, url: str, part: Path, offset: int, version: str) -> None:
+    """Forget the part and raise `BrokenOffError` unless the answer is what comes after it."""
+    content_range = response.headers.get("Content-Range", "")
+    same_version = version_of(response) in ("", version)
+    if not same_version or not content_range.startswith(f"bytes {offset}-"):
+        forget(part)
+        raise BrokenOffError(f"{url} has another version than the part that is here")
+
+
+def check_size(response: HTTPResponse, url: str, offset: int, num_bytes: int) -> None:
+    """Raise `TransferError` where the size that the server tells is not the one expected."""
+    if response.length is not None and offset + response.length != num_bytes:
+        raise TransferError(
+            f"{url} has {offset + response.length:,} bytes, expected {num_bytes:,}: it is another "
+            "file"
+        )
+
+
+def version_of(response: HTTPResponse) -> str:
+    """Return the server's mark of the version, fit for `If-Range` (RFC 9110, 13.1.5); or ''."""
+    etag: str = response.headers.get("ETag", "")
+    last_modified: str = response.headers.get("Last-Modified", "")
+    return etag if etag.startswith('"') else last_modified
+
+
+def version_path(part: Path) -> Path:
+    """Return the file beside a part that tells which version it is of."""
     return part.with_name(f"{part.name}.version")
 
 
-def _reason(error: requests.RequestException) -> str:
-    cause: BaseException = error
-    while cause.__cause__ or cause.__context__:
-        cause = cause.__cause__ or cause.__context__ or cause
-    return str(cause) or type(cause).__name__
+def resumable(part: Path, num_bytes: int) -> tuple[int, str]:
+    """Return the number of bytes to go on from and the version they are of, or `(0, "")`."""
+    offset = size_of(part)
+    if 0 < offset < num_bytes and version_path(part).exists():
+        return offset, version_path(part).read_text("utf-8")
+    return 0, ""
+
+
+def begin_anew(part: Path, version: str) -> None:
+    """Leave an empty part of a version."""
+    forget(part)
+    if version:
+        version_path(part).write_text(version, "utf-8")
+
+
+def forget(part: Path) -> None:
+    """Delete a part and its version."""
+    part.unlink(missing_ok=True)
+    version_path(part).unlink(missing_ok=True)
+
+
+def size_of(part: Path) -> int:
+    """Return the number of bytes that are there."""
+    return part.stat().st_size if part.exists() else 0
+
+
+class Progress:
+    """Counts the bytes of a transfer and tells of it now and then."""
+
+    def __init__(
+        self, name: str, num_received: int, num_bytes: int, every_seconds: float, report: Report
+    ) -> None:
+        self.num_received = num_received
+        self._name = name
+        self._num_bytes = num_bytes
+        self._every_seconds = every_seconds
+        self._report = report
+        self._begun_at_bytes = num_received
+        self._begun_at_seconds = self._told_at_seconds = time.monotonic()
+
+    def add(self, num_bytes: int) -> None:
+        """Count bytes that came."""
+        self.num_received += num_bytes
+        now = time.monotonic()
+        if now - self._told_at_seconds >= self._every_seconds:
+            self._told_at_seconds = now
+            self._report(self._line(max(now - self._begun_at_seconds, 1e-9)))
+
+    def _line(self, seconds: float) -> str:
+        rate = (self.num_received - self._begun_at_bytes) / seconds
+        minutes_left, seconds_left = divmod(round((self._num_bytes - self.num_received) / rate), 60)
+        return (
+            f"{self._name}: {self.num_received / 1e6:.1f} of {self._num_bytes / 1e6:.1f} MB, "
+            f"{rate / 1e6:.2f} MB/s, {minutes_left}:{seconds_left:02d} left"
+        )

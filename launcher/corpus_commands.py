@@ -61,7 +61,7 @@ def add_corpus_commands(add_parser: AddParser) -> None:
     download.set_defaults(command=_download)
     download.add_argument("corpus", choices=KNOWN_CORPORA, metavar="NAME", help=_NAMES)
     download.add_argument("--output", type=Path, required=True, help="folder for the text")
-    download.add_argument("--mirror", default="", help="address to fetch the files from instead")
+    download.add_argument("--mirror", metavar="URL", help="folder on a server that holds its files")
     download.add_argument("--keep-archive", action="store_true", help="keep it when it is unpacked")
 
     describe = add_parser("describe", help="sizes of a corpus, and what its vocabulary covers")
@@ -196,7 +196,6 @@ def _download(options: argparse.Namespace) -> int:
         keep_archive=options.keep_archive,
         on_progress=log.info,
     )
-    log.info("%s: %s; make a corpus of it by", corpus.name, corpus.note)
     sys.stdout.write(f"{prepare_command(corpus, options.output)}\n")
     return 0
 
