@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -192,6 +193,30 @@ def test_nothing_is_left_of_a_build_that_finished_nothing(
     with fails("0.txt", "--train"):
         prepare_corpus(texts, [], [], tmp_path / "place" / "corpus", RECIPE)
     assert list((tmp_path / "place").iterdir()) == []
+
+
+def test_a_disk_without_room_is_one_line_and_no_corpus(texts: list[Path], tmp_path: Path) -> None:
+    """A limit on the size of files stands for a full disk: writing fails in the middle."""
+    output = tmp_path / "corpus"
+    command = [sys.executable, "-m", "launcher.cli", "prepare", "--shard-tokens", "60000"]
+    command += ["--train", *map(str, texts), "--vocab-size", "40", "--output", str(output)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+
+    full = subprocess.run(
+        command, capture_output=True, text=True, check=False, env=environment, preexec_fn=limit
+    )
+    assert full.returncode == 2
+    assert "Traceback" not in full.stderr
+    (line,) = [line for line in full.stderr.splitlines() if line.startswith("error:")]
+    assert "cannot be written" in line
+    assert "--output" in line
+    assert not output.exists()
+    prepare_corpus(texts, [], [], output, RECIPE)
+    prepare_corpus(texts, [], [], tmp_path / "whole", RECIPE)
+    assert files_of(output) == files_of(tmp_path / "whole")
 
 
 def test_two_builds_of_one_corpus_are_kept_apart(
