@@ -35,6 +35,10 @@ class WordStatistics:
     have the same sums in any order. Per token that moves a loss in row `i` by at most
     `STATE_STEP / 2 * sum|y_i| + NATS_STEP / 2` nats, less than float32 has moved it before.
 
+    What a word's own vector adds to its logit goes with the word to any column, so it is taken off
+    its log-normaliser. That the other words of its row would change that is left out, as is what a
+    move does to all that is read later.
+
     Args:
         model: its heads and the table in force; only heads and sizes are kept.
         kind: `hidden` adds up hidden states, `losses` the losses in all rows and columns, and
@@ -96,13 +100,19 @@ class WordStatistics:
         words_N, lanes_N = targets_BT.t()[real_TB].long(), real_TB.nonzero()[:, 1]
         nats_N = torch.zeros(len(words_N), dtype=torch.float64, device=words_N.device)
         line_of_word = model.row_of_word, model.column_of_word
+        rows_N = model.row_of_word[words_N].long()
         sums, normalizers = [], []
         for side, head in enumerate(self.heads):
             hidden_NH = hidden_TBH[side][real_TB]
-            logits_NL = head(hidden_NH).float()
-            normalizer_N1 = logits_NL.logsumexp(-1, keepdim=True)
-            own_logit_N1 = logits_NL.gather(1, line_of_word[side][words_N].long()[:, None])
-            own_nats_N = to_multiples(normalizer_N1 - own_logit_N1, NATS_STEP)[:, 0]
+            whole_NL = (
+                model.column_logits(hidden_NH, rows_N) if side else model.row_logits(hidden_NH)
+            )
+            logits_NL = (whole_NL if model.own_vectors is None else head(hidden_NH)).float()
+            line_N1 = line_of_word[side][words_N].long()[:, None]
+            logit_N1 = logits_NL.gather(1, line_N1)
+            own_part_N1 = whole_NL.float().gather(1, line_N1) - logit_N1
+            normalizer_N1 = whole_NL.float().logsumexp(-1, keepdim=True) - own_part_N1
+            own_nats_N = to_multiples(normalizer_N1 - logit_N1, NATS_STEP)[:, 0]
             self.measured[side] += own_nats_N.sum()
             nats_N += own_nats_N
             if self.kind == "losses":

@@ -100,6 +100,9 @@ class ModelSettings:
     num_layers: PositiveInt = _doc(1, "recurrent layers")
     dropout: Probability = _doc(0.2, "on input vectors, between layers and on predicting states")
     tied: bool = _doc(False, "use the input vectors as output vectors too")
+    word_size: NonNegativeInt = _doc(
+        0, "numbers of each word's own, read with its column and telling the words of a row apart"
+    )
 
 
 @dataclass(frozen=True, config=_STRICT)

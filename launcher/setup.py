@@ -114,6 +114,7 @@ def make_model(
         num_layers=settings.num_layers,
         cell=settings.cell,
         tied=settings.tied,
+        word_size=settings.word_size,
     )
     return LightRNN(shape, num_words, settings.dropout)
 
@@ -221,6 +222,7 @@ def fixed_settings(settings: Settings, state: TrainingState) -> dict[str, Any]:
         "model.hidden_size": shape.hidden_size,
         "model.num_layers": shape.num_layers,
         "model.tied": shape.tied,
+        "model.word_size": shape.word_size,
         "train.seed": settings.train.seed,
         "train.optimizer": settings.train.optimizer,
     }

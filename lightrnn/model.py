@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from lightrnn.dropout import LaneDropout
 from lightrnn.errors import ModelError
+from lightrnn.own_vectors import OwnVectors
 from lightrnn.table import WordTable
 
 Cell = Literal["lstm", "gru", "rnn"]
@@ -34,10 +35,10 @@ NO_WORD = -1
 
 @dataclass(frozen=True)
 class ModelShape:
-    """All sizes that fix the parameters of a model.
+    """All sizes that fix the parameters of a model; `word_size` numbers are each word's own.
 
     Raises:
-        ModelError: a size is below 1, or vectors are tied at unequal widths.
+        ModelError: a size is too small, or vectors are tied at unequal widths.
     """
 
     num_rows: int
@@ -47,11 +48,14 @@ class ModelShape:
     num_layers: int = 1
     cell: Cell = "lstm"
     tied: bool = False
+    word_size: int = 0
 
     def __post_init__(self) -> None:
         for name in ("num_rows", "num_columns", "embedding_size", "hidden_size", "num_layers"):
             if getattr(self, name) < 1:
                 raise ModelError(f"{name}={getattr(self, name)}, expected at least 1")
+        if self.word_size < 0:
+            raise ModelError(f"word_size={self.word_size}, expected at least 0")
         if self.tied and self.embedding_size != self.hidden_size:
             raise ModelError(
                 f"tied vectors need equal widths, found embedding_size={self.embedding_size} and "
@@ -104,6 +108,18 @@ class LightRNN(nn.Module):
         if shape.tied:
             self.row_head.weight = self.row_embedding.weight
             self.column_head.weight = self.column_embedding.weight
+        self.own_vectors = (
+            OwnVectors(
+                num_words,
+                shape.word_size,
+                embedding_size=shape.embedding_size,
+                hidden_size=shape.hidden_size,
+                num_rows=shape.num_rows,
+                num_columns=shape.num_columns,
+            )
+            if shape.word_size
+            else None
+        )
         for name in ("row_of_word", "column_of_word"):
             cells = torch.zeros(num_words, dtype=torch.int32)
             self.register_buffer(name, cells, persistent=False)
@@ -135,6 +151,8 @@ class LightRNN(nn.Module):
             raise ModelError(f"the table has (V, R, C) = {found}, the model {expected}")
         self.row_of_word.copy_(torch.tensor(table.row_of_word))
         self.column_of_word.copy_(torch.tensor(table.column_of_word))
+        if self.own_vectors is not None:
+            self.own_vectors.set_table(table)
 
     def initial_state(self, num_lanes: int) -> Tensor:
         """Return the state before a text's first word: zeros [S, L, B, H]."""
@@ -160,11 +178,13 @@ class LightRNN(nn.Module):
         hidden_for_row, hidden_for_column, state = self.hidden_states(
             inputs_BT, targets_BT, state, dropout_keys_B
         )
-        targets_TB = targets_BT.t()
-        row_nll = self._cross_entropy(self.row_head(hidden_for_row), self.row_of_word, targets_TB)
-        column_nll = self._cross_entropy(
-            self.column_head(hidden_for_column), self.column_of_word, targets_TB
-        )
+        words_N = targets_BT.t().flatten()
+        rows_N = self._cells_of(words_N, self.row_of_word)
+        columns_N = self._cells_of(words_N, self.column_of_word)
+        row_logits = self.row_logits(hidden_for_row.flatten(0, 1))
+        column_logits = self.column_logits(hidden_for_column.flatten(0, 1), rows_N.clamp(min=0))
+        row_nll = _summed_cross_entropy(row_logits, rows_N)
+        column_nll = _summed_cross_entropy(column_logits, columns_N)
         return WordLosses(row_nll, column_nll, state)
 
     def hidden_states(
@@ -175,9 +195,8 @@ class LightRNN(nn.Module):
         dropout_keys_B: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return what predicts each target's row and column, both [T, B, H], and the new state."""
-        columns_TB = self.column_of_word[inputs_BT.t()]
         rows_TB = self.row_of_word[targets_BT.t().clamp(min=0)]
-        pairs = (self.column_embedding(columns_TB), self.row_embedding(rows_TB))
+        pairs = (self.input_vectors(inputs_BT.t()), self.row_embedding(rows_TB))
         hidden, state = self.run(torch.stack(pairs, dim=1).flatten(0, 1), state, dropout_keys_B)
         hidden_T2BH = hidden.view(-1, 2, *hidden.shape[1:])
         return hidden_T2BH[:, 0], hidden_T2BH[:, 1], state
@@ -197,13 +216,31 @@ class LightRNN(nn.Module):
             new_states.append(torch.cat(new if isinstance(new, tuple) else (new,)))
         return hidden, torch.stack(new_states, dim=1)
 
+    def input_vectors(self, words: Tensor) -> Tensor:
+        """Return what is read of words once their rows are known, [..., E]."""
+        vectors: Tensor = self.column_embedding(self.column_of_word[words])
+        if self.own_vectors is not None:
+            vectors = vectors + self.own_vectors.inputs(words)
+        return vectors
+
+    def row_logits(self, hidden_NH: Tensor) -> Tensor:
+        """Return the logits of the next word's row, [N, R]."""
+        logits_NR: Tensor = self.row_head(hidden_NH)
+        return logits_NR if self.own_vectors is None else self.own_vectors.mask_rows(logits_NR)
+
+    def column_logits(self, hidden_NH: Tensor, rows_N: Tensor) -> Tensor:
+        """Return the logits of the next word's column once its row is known, [N, C]."""
+        logits_NC: Tensor = self.column_head(hidden_NH)
+        if self.own_vectors is None:
+            return logits_NC
+        return self.own_vectors.add_to_columns(logits_NC, hidden_NH, rows_N)
+
     @staticmethod
-    def _cross_entropy(logits: Tensor, cell_of_word: Tensor, targets_TB: Tensor) -> Tensor:
-        cells_TB = cell_of_word[targets_TB.clamp(min=0)].long()
-        cells_TB = cells_TB.masked_fill(targets_TB == NO_WORD, NO_WORD)
-        return F.cross_entropy(
-            logits.flatten(0, 1).float(),
-            cells_TB.flatten(),
-            ignore_index=NO_WORD,
-            reduction="sum",
-        )
+    def _cells_of(words_N: Tensor, cell_of_word: Tensor) -> Tensor:
+        """Return rows or columns of words, `NO_WORD` where there is no word."""
+        cells_N = cell_of_word[words_N.clamp(min=0)].long()
+        return cells_N.masked_fill(words_N == NO_WORD, NO_WORD)
+
+
+def _summed_cross_entropy(logits_NL: Tensor, cells_N: Tensor) -> Tensor:
+    return F.cross_entropy(logits_NL.float(), cells_N, ignore_index=NO_WORD, reduction="sum")

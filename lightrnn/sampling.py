@@ -18,8 +18,9 @@ from lightrnn.table import SPARE, WordTable
 def next_word_log_probabilities(model: LightRNN, last_words_B: Tensor, state: Tensor) -> Tensor:
     """Return log P(w | everything before) for all V words, [B, V].
 
-    Costs one half-step for the rows and one for the columns of each row. On a table without spare
-    cells the probabilities sum to 1; otherwise to 1 less what the model gives to spare cells.
+    Costs one half-step for the rows and one for the columns of each row. With own vectors, or on a
+    table without spare cells, the probabilities sum to 1; otherwise to 1 less what the model gives
+    to spare cells.
 
     Args:
         model: in evaluation mode.
@@ -39,17 +40,15 @@ def next_word_log_probabilities(model: LightRNN, last_words_B: Tensor, state: Te
 
 def row_step(model: LightRNN, last_words_B: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
     """Read each lane's last word's column; return log P(next row) [B, R] and the new state."""
-    vectors_BE = model.column_embedding(model.column_of_word[last_words_B])
+    vectors_BE = model.input_vectors(last_words_B)
     hidden_1BH, state = model.run(vectors_BE.unsqueeze(0), state)
-    logits_BR: Tensor = model.row_head(hidden_1BH[0])
-    return logits_BR.float().log_softmax(-1), state
+    return model.row_logits(hidden_1BH[0]).float().log_softmax(-1), state
 
 
 def column_step(model: LightRNN, rows_B: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
     """Read each lane's next row; return log P(column | row) [B, C] and the new state."""
     hidden_1BH, state = model.run(model.row_embedding(rows_B).unsqueeze(0), state)
-    logits_BC: Tensor = model.column_head(hidden_1BH[0])
-    return logits_BC.float().log_softmax(-1), state
+    return model.column_logits(hidden_1BH[0], rows_B).float().log_softmax(-1), state
 
 
 @torch.no_grad()

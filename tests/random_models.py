@@ -27,13 +27,14 @@ def random_model(
     embedding_size: int = 5,
     hidden_size: int = 6,
     tied: bool = False,
+    word_size: int = 0,
     dropout: float = 0.0,
     scale: float = 0.7,
     seed: int = 0,
 ) -> tuple[LightRNN, WordTable]:
     """Return a model with large random parameters, in evaluation mode, and its random table."""
     shape = ModelShape(
-        num_rows, num_columns, embedding_size, hidden_size, num_layers, cell, tied=tied
+        num_rows, num_columns, embedding_size, hidden_size, num_layers, cell, tied, word_size
     )
     generator = torch.Generator().manual_seed(seed)
     model = LightRNN(shape, num_words, dropout)

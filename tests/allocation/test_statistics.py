@@ -31,8 +31,12 @@ from lightrnn.model import NO_WORD, Cell
 NUM_WORDS, LENGTHS, BPTT = 40, (23, 22, 23, 9, 22), 5
 
 
-def small_problem(cell: Cell = "lstm", num_layers: int = 1) -> tuple[LightRNN, Batches]:
-    model, _ = random_model(NUM_WORDS, 6, 8, cell=cell, num_layers=num_layers, dropout=0.3)
+def small_problem(
+    cell: Cell = "lstm", num_layers: int = 1, word_size: int = 0
+) -> tuple[LightRNN, Batches]:
+    model, _ = random_model(
+        *(NUM_WORDS, 6, 8), cell=cell, num_layers=num_layers, word_size=word_size, dropout=0.3
+    )
     return model, random_batches(NUM_WORDS, LENGTHS, BPTT)[1]
 
 
@@ -197,6 +201,29 @@ def test_sums_in_a_file_are_those_in_memory(tmp_path: Path, kind: StatisticsKind
     assert all(map(torch.equal, contents(in_memory), contents(in_file)))
     np.testing.assert_array_equal(losses_of(in_memory), losses_of(in_file))
     assert list(tmp_path.iterdir()) == []
+
+
+@every_kind
+@torch.no_grad()
+def test_own_vectors_go_with_the_words_to_any_column(kind: StatisticsKind) -> None:
+    model, batches = small_problem(word_size=3)
+    statistics = collect_statistics(model, batches, kind)
+    measured = sum_losses(model, batches)[:2].tolist()
+    assert statistics.measured.tolist() == pytest.approx(measured, rel=1e-6)
+    losses = losses_of(statistics)
+    words = np.arange(NUM_WORDS)
+    rows, columns = model.row_of_word.numpy(), model.column_of_word.numpy()
+    in_own_columns = losses[words, 6 + columns]
+    assert losses[words, rows].sum() == pytest.approx(measured[0], rel=1e-5)
+    assert in_own_columns.sum() == pytest.approx(measured[1], rel=1e-5)
+    # From column to column only the part of the columns' vectors changes.
+    expected = direct_losses(model, batches)[:, 6:]
+    np.testing.assert_allclose(
+        losses[:, 6:] - in_own_columns[:, None],
+        expected - expected[words, columns, None],
+        atol=1e-4,
+        rtol=1e-5,
+    )
 
 
 def test_a_block_is_a_copy_of_its_words_sums() -> None:

@@ -17,6 +17,7 @@ from lightrnn import LightRNN, ModelError, ModelShape, WordTable, next_word_log_
 from lightrnn.model import NO_WORD, Cell
 
 every_cell = pytest.mark.parametrize("cell", get_args(Cell))
+with_and_without_own_vectors = pytest.mark.parametrize("word_size", [0, 3])
 one_or_two_layers = pytest.mark.parametrize("num_layers", [1, 2])
 
 
@@ -35,8 +36,18 @@ def losses(model: LightRNN, words_BT: Tensor) -> tuple[float, float, Tensor]:
 @every_cell
 @one_or_two_layers
 @pytest.mark.parametrize("tied", [False, True])
-def test_the_probabilities_of_all_words_sum_to_one(cell: Cell, num_layers: int, tied: bool) -> None:
-    model, _ = random_model(12, 3, 4, cell=cell, num_layers=num_layers, embedding_size=6, tied=tied)
+@with_and_without_own_vectors
+def test_the_probabilities_of_all_words_sum_to_one(
+    cell: Cell, num_layers: int, tied: bool, word_size: int
+) -> None:
+    model, _ = random_model(
+        *(12, 3, 4),
+        cell=cell,
+        num_layers=num_layers,
+        embedding_size=6,
+        tied=tied,
+        word_size=word_size,
+    )
     words = some_words(12, 5, 7)
     state = losses(model, words)[2]
     probabilities = next_word_log_probabilities(model, words[:, -1], state).double().exp()
@@ -65,10 +76,50 @@ def test_spare_cells_take_their_share(cell: Cell, num_layers: int) -> None:
     assert all_of_them.sum(1).tolist() == pytest.approx([1.0] * 5, abs=1e-5)
 
 
+@pytest.mark.parametrize(("num_rows", "num_columns"), [(3, 4), (7, 2), (4, 6)])
+@torch.no_grad()
+def test_with_own_vectors_spare_cells_and_empty_rows_take_nothing(
+    num_rows: int, num_columns: int
+) -> None:
+    model, _ = random_model(9, num_rows, num_columns, word_size=3)
+    by_row = WordTable.by_frequency(np.ones(9), num_rows, num_columns)
+    for table in (by_row, WordTable.random(9, num_rows, num_columns, seed=4)):
+        model.set_table(table)
+        words = some_words(9, 5, 7)
+        row_nll, column_nll, state = losses(model, words)
+        sums = next_word_log_probabilities(model, words[:, -1], state).double().exp().sum(1)
+        assert sums.tolist() == pytest.approx([1.0] * 5, abs=1e-5)
+        expected = float(chained_nll(model, words).sum())
+        assert row_nll + column_nll == pytest.approx(expected, rel=1e-5)
+
+
+def test_own_vectors_go_with_the_words() -> None:
+    """On a table of one row a move of words is a move of columns' vectors, and nothing else."""
+    model, table = random_model(6, 1, 6, word_size=3)
+    words = some_words(6, 4, 8)
+    before = losses(model, words)
+    columns = np.random.default_rng(3).permutation(6)
+    model.set_table(WordTable(table.row_of_word, columns, 1, 6))
+    assert losses(model, words)[1] != pytest.approx(before[1], rel=1e-3)
+    with torch.no_grad():
+        for parameter in (
+            model.column_embedding.weight,
+            model.column_head.weight,
+            model.column_head.bias,
+        ):
+            parameter[torch.tensor(columns)] = parameter[torch.tensor(table.column_of_word)].clone()
+    after = losses(model, words)
+    assert after[:2] == pytest.approx(before[:2], rel=1e-5)
+    torch.testing.assert_close(after[2], before[2], atol=1e-6, rtol=1e-5)
+
+
 @every_cell
 @one_or_two_layers
-def test_the_losses_are_the_chain_of_next_word_probabilities(cell: Cell, num_layers: int) -> None:
-    model, _ = random_model(10, 3, 4, cell=cell, num_layers=num_layers)
+@with_and_without_own_vectors
+def test_the_losses_are_the_chain_of_next_word_probabilities(
+    cell: Cell, num_layers: int, word_size: int
+) -> None:
+    model, _ = random_model(10, 3, 4, cell=cell, num_layers=num_layers, word_size=word_size)
     words = some_words(10, 4, 9)
     row_nll, column_nll, _ = losses(model, words)
     assert row_nll + column_nll == pytest.approx(float(chained_nll(model, words).sum()), rel=1e-5)
@@ -86,9 +137,10 @@ def lstm_half_step(
 
 
 @one_or_two_layers
+@with_and_without_own_vectors
 @torch.no_grad()
-def test_the_interleaved_run_is_two_half_steps_a_word(num_layers: int) -> None:
-    model, table = random_model(10, 3, 4, num_layers=num_layers)
+def test_the_interleaved_run_is_two_half_steps_a_word(num_layers: int, word_size: int) -> None:
+    model, table = random_model(12, 3, 4, num_layers=num_layers, word_size=word_size)
     words = some_words(10, 4, 6).long()
     hidden = [torch.zeros(4, 6) for _ in range(num_layers)]
     memory = [torch.zeros(4, 6) for _ in range(num_layers)]
@@ -105,14 +157,22 @@ def test_the_interleaved_run_is_two_half_steps_a_word(num_layers: int) -> None:
     row_of_word, column_of_word = (
         torch.tensor(cells).long() for cells in (table.row_of_word, table.column_of_word)
     )
+    own = model.own_vectors
+    read_VE, told_VD = torch.zeros(12, 5), torch.zeros(12, 1)
+    if own is not None:
+        read_VE, told_VD = own.vectors.weight @ own.reading.weight.t(), own.vectors.weight
     row_nll, column_nll = 0.0, 0.0
     for last, following in zip(words.t()[:-1], words.t()[1:], strict=True):
         row, column = row_of_word[following], column_of_word[following]
-        predicts_row = half_step(model.column_embedding.weight[column_of_word[last]])
+        vector = model.column_embedding.weight[column_of_word[last]] + read_VE[last]
+        predicts_row = half_step(vector)
         scores = predicts_row @ model.row_head.weight.t() + model.row_head.bias
         row_nll -= float(scores.log_softmax(1).gather(1, row[:, None]).sum())
         predicts_column = half_step(model.row_embedding.weight[row])
         scores = predicts_column @ model.column_head.weight.t() + model.column_head.bias
+        if own is not None:
+            in_row_BCD = told_VD[torch.tensor(table.word_at_cell)[row]]
+            scores += (in_row_BCD @ own.predicting(predicts_column)[:, :, None])[:, :, 0]
         column_nll -= float(scores.log_softmax(1).gather(1, column[:, None]).sum())
 
     found_row_nll, found_column_nll, state = losses(model, words)
@@ -167,7 +227,13 @@ def test_nothing_but_padding_costs_nothing() -> None:
 @pytest.mark.parametrize("tied", [False, True])
 def test_gradients_reach_every_parameter(cell: Cell, num_layers: int, tied: bool) -> None:
     model, _ = random_model(
-        12, 3, 4, cell=cell, num_layers=num_layers, embedding_size=6, tied=tied, dropout=0.1
+        *(12, 3, 4),
+        cell=cell,
+        num_layers=num_layers,
+        embedding_size=6,
+        tied=tied,
+        word_size=2,
+        dropout=0.1,
     )
     model.train()
     words = torch.arange(12).repeat(2, 2)
@@ -226,6 +292,16 @@ def test_the_number_of_parameters_is_the_papers(
     assert model.num_parameters == inputs + recurrent + outputs
     if (cell, num_layers) == ("lstm", 1):
         assert model.num_parameters == 401_800
+
+
+def test_own_vectors_take_their_size_a_word() -> None:
+    sizes = [
+        LightRNN(ModelShape(10, 10, 5, 6, word_size=word_size), 90).num_parameters
+        for word_size in (0, 4)
+    ]
+    assert sizes[1] - sizes[0] == 90 * 4 + 4 * 5 + 6 * 4 + 4
+    with pytest.raises(ModelError, match=r"^word_size=-1, expected at least 0$"):
+        ModelShape(3, 4, 5, 6, word_size=-1)
 
 
 def test_parameters_do_not_grow_with_the_vocabulary() -> None:
