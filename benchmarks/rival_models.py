@@ -98,16 +98,15 @@ class Rival(nn.Module):
     def __init__(self, shape: RivalShape, dropout: float = 0.0) -> None:
         super().__init__()
         self.shape = shape
-        vectors_VE = nn.Parameter(torch.empty(shape.num_words, shape.embedding_size))
-        nn.init.uniform_(vectors_VE, -0.1, 0.1)
-        self.embedding = nn.Embedding(*vectors_VE.shape, _weight=vectors_VE)
+        self.embedding = nn.Embedding(shape.num_words, shape.embedding_size)
+        nn.init.uniform_(self.embedding.weight, -0.1, 0.1)
         widths = [shape.embedding_size] + [shape.hidden_size] * (shape.num_layers - 1)
         kernel = KERNELS[shape.cell]
         self.layers = nn.ModuleList(kernel(width, shape.hidden_size) for width in widths)
         self.dropouts = nn.ModuleList(
             LaneDropout(dropout, place) for place in range(shape.num_layers + 1)
         )
-        self.head = make_head(shape, vectors_VE if shape.tied else None)
+        self.head = make_head(shape, self.embedding.weight if shape.tied else None)
 
     @property
     def num_parameters(self) -> int:
@@ -153,7 +152,7 @@ class Rival(nn.Module):
         return WordLoss(nll, torch.stack(new_states, dim=1))
 
 
-def make_head(shape: RivalShape, tied_weight_VH: nn.Parameter | None) -> nn.Module:
+def make_head(shape: RivalShape, tied_weight_VH: Tensor | None) -> nn.Module:
     """Return what predicts: a module from `(hidden_NH, targets_N)` to the summed loss, nats.
 
     Raises:
@@ -178,7 +177,7 @@ class FullSoftmax(nn.Module):
         tied_weight_VH: vectors to share; without them it has its own.
     """
 
-    def __init__(self, shape: RivalShape, tied_weight_VH: nn.Parameter | None = None) -> None:
+    def __init__(self, shape: RivalShape, tied_weight_VH: Tensor | None = None) -> None:
         super().__init__()
         self.num_words = shape.num_words
         if tied_weight_VH is None:
@@ -202,7 +201,7 @@ class SampledSoftmax(FullSoftmax):
     is expected (Jean et al., 2015, https://arxiv.org/abs/1412.2007).
     """
 
-    def __init__(self, shape: RivalShape, tied_weight_VH: nn.Parameter | None = None) -> None:
+    def __init__(self, shape: RivalShape, tied_weight_VH: Tensor | None = None) -> None:
         super().__init__(shape, tied_weight_VH)
         self.num_candidates = min(shape.num_candidates, shape.num_words)
 
@@ -242,7 +241,7 @@ class FusedSoftmax(FullSoftmax):
         RivalError: the package is not installed.
     """
 
-    def __init__(self, shape: RivalShape, tied_weight_VH: nn.Parameter | None = None) -> None:
+    def __init__(self, shape: RivalShape, tied_weight_VH: Tensor | None = None) -> None:
         super().__init__(shape, tied_weight_VH)
         try:
             from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
