@@ -99,6 +99,18 @@ class ModelSettings:
     hidden_size: PositiveInt = _doc(200, "width of the recurrent layers")
     num_layers: PositiveInt = _doc(1, "recurrent layers")
     dropout: Probability = _doc(0.2, "on input vectors, between layers and on predicting states")
+    input_dropout: Probability | None = _doc(None, "on input vectors; none for model.dropout")
+    hidden_dropout: Probability | None = _doc(None, "between layers; none for model.dropout")
+    output_dropout: Probability | None = _doc(None, "on predicting states; none for model.dropout")
+    weight_dropout: Probability = _doc(
+        0.0, "on recurrent matrices, the same for all lanes of a step"
+    )
+    word_dropout: Probability = _doc(
+        0.0, "on a word's whole input vector, wherever a lane reads it in a step"
+    )
+    variational: bool = _doc(
+        False, "one mask a lane and step for input vectors and states, not one for each word"
+    )
     tied: bool = _doc(False, "use the input vectors as output vectors too")
     word_size: NonNegativeInt = _doc(
         0, "numbers of each word's own, read with its column and telling the words of a row apart"
@@ -272,7 +284,16 @@ def to_toml(settings: Settings) -> str:
     """
     tree = dataclasses.asdict(settings)
     del tree["run_dir"]
-    return tomli_w.dumps(tree)
+    return tomli_w.dumps(_without_none(tree))
+
+
+def _without_none(tree: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what is not set: TOML has no word for it."""
+    return {
+        name: _without_none(value) if isinstance(value, dict) else value
+        for name, value in tree.items()
+        if value is not None
+    }
 
 
 def describe_settings() -> str:
@@ -290,7 +311,9 @@ def _describe_default(value: object) -> str:
         return ",".join(f"{part:g}" for part in value)
     if isinstance(value, bool):
         return str(value).lower()
-    return f"{value:g}" if isinstance(value, float) else str(value) or "none"
+    if value is None or value == "":
+        return "none"
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _parse_options(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:

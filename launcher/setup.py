@@ -27,6 +27,7 @@ from launcher.run_dir import RunDirectory
 from launcher.settings import ModelSettings, Settings, SettingsError
 from launcher.state import TrainingState
 from lightrnn import LightRNN, ModelShape, WordTable, default_shape
+from lightrnn.dropout import DropoutRates
 
 log = logging.getLogger("lightrnn")
 
@@ -116,7 +117,23 @@ def make_model(
         tied=settings.tied,
         word_size=settings.word_size,
     )
-    return LightRNN(shape, num_words, settings.dropout)
+    return LightRNN(shape, num_words, dropout_rates(settings))
+
+
+def dropout_rates(settings: ModelSettings) -> DropoutRates:
+    """Return the rates by place; where none is given, the common one."""
+
+    def rate(own: float | None) -> float:
+        return settings.dropout if own is None else own
+
+    return DropoutRates(
+        inputs=rate(settings.input_dropout),
+        hidden=rate(settings.hidden_dropout),
+        outputs=rate(settings.output_dropout),
+        weights=settings.weight_dropout,
+        words=settings.word_dropout,
+        variational=settings.variational,
+    )
 
 
 def first_table(

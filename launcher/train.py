@@ -53,7 +53,7 @@ from launcher.staging import stage_corpus
 from launcher.state import TrainingState
 from launcher.stop import STOPPED, StopRequest
 from lightrnn import Losses, WordTable
-from lightrnn.dropout import lane_keys
+from lightrnn.dropout import dropout_keys
 
 log = logging.getLogger("lightrnn")
 
@@ -241,7 +241,7 @@ class Trainer:
         self.interval.data_wait_seconds += time.perf_counter() - started
         if state.step % self.steps_per_epoch == 0 or not self.batches.train.carries_state:
             state.reset_lanes()
-        keys = lane_keys(settings.seed, state.step, state.lanes, self.processes.device)
+        keys = dropout_keys(settings.seed, state.step, state.lanes, self.processes.device)
         rate = learning_rate(state.step, self.total_steps, settings)
         for group in state.optimizer.param_groups:
             group["lr"] = rate
@@ -282,7 +282,7 @@ class Trainer:
         before the first step whether the memory suffices.
         """
         inputs, targets = to_device(self.train_batches.batch(0), self.processes.device)
-        keys = lane_keys(0, 0, self.state.lanes, self.processes.device)
+        keys = dropout_keys(0, 0, self.state.lanes, self.processes.device)
         with self.autocast():
             losses = self.ddp(inputs, targets, torch.zeros_like(self.state.lane_state), keys)
         (losses.row_nll + losses.column_nll).backward()

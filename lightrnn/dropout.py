@@ -8,6 +8,8 @@ of just its lanes, and a resumed run has nothing to restore. On CPU it is faster
 Legend: T half-steps, B lanes, D features.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
@@ -22,11 +24,34 @@ def mix(number: Tensor) -> Tensor:
     return number ^ (number >> 33 & _MASK_31)
 
 
-def lane_keys(seed: int, step: int, lanes: range, device: torch.device) -> Tensor:
-    """Return the key of each lane for one training step, int64 [B]."""
+@dataclass(frozen=True)
+class DropoutRates:
+    """Probabilities by which numbers are dropped, by place.
+
+    Attributes:
+        inputs: of the vectors going in.
+        hidden: of the states between layers.
+        outputs: of the hidden states that predict.
+        weights: of the recurrent matrices, the same for all lanes of a step (Merity et al., 2018).
+        words: of a word's whole vector going in, wherever a lane reads it in a step (Gal and
+            Ghahramani, 2016).
+        variational: one mask for all half-steps of a lane in a step, instead of one for each.
+    """
+
+    inputs: float = 0.0
+    hidden: float = 0.0
+    outputs: float = 0.0
+    weights: float = 0.0
+    words: float = 0.0
+    variational: bool = False
+
+
+def dropout_keys(seed: int, step: int, lanes: range, device: torch.device) -> Tensor:
+    """Return the key of one training step, then that of each lane in it, int64 [1 + B]."""
     start = mix(torch.tensor(seed, dtype=torch.int64, device=device) + _GOLDEN)
     lane = torch.arange(lanes.start, lanes.stop, dtype=torch.int64, device=device)
-    return mix(mix(start + step) + lane)
+    # The step's own key is that of a lane which does not exist.
+    return mix(mix(start + step) + torch.cat([lane.new_tensor([-1]), lane]))
 
 
 class LaneDropout(nn.Module):
@@ -35,20 +60,23 @@ class LaneDropout(nn.Module):
     Args:
         p: probability, 0 <= p < 1; what remains is scaled by 1 / (1 - p).
         place: number of this module in the model; modules with different numbers differ in masks.
+        variational: whether all half-steps share one mask.
     """
 
-    def __init__(self, p: float, place: int) -> None:
+    def __init__(self, p: float, place: int, *, variational: bool = False) -> None:
         super().__init__()
         self.p = p
         self.place = place
+        self.variational = variational
 
     def forward(self, x_TBD: Tensor, keys_B: Tensor | None) -> Tensor:
         """Return `x_TBD` with elements dropped; `keys_B` None draws from torch's generator."""
         if not self.training or self.p == 0.0:
             return x_TBD
+        like = x_TBD[:1] if self.variational else x_TBD
         if keys_B is None:
-            return nn.functional.dropout(x_TBD, self.p)
-        return x_TBD * self._keep(x_TBD, keys_B).to(x_TBD.dtype).mul_(1.0 / (1.0 - self.p))
+            return x_TBD * nn.functional.dropout(torch.ones_like(like), self.p)
+        return x_TBD * _scaled(self._keep(like, keys_B), self.p, x_TBD.dtype)
 
     def _keep(self, x_TBD: Tensor, keys_B: Tensor) -> Tensor:
         """Hash (key, half-step) with (key, feature) to 32 bits an element; compare with p."""
@@ -62,7 +90,42 @@ class LaneDropout(nn.Module):
         bits.mul_(-1640531535)
         bits.bitwise_xor_(bits >> 15)
         bits.mul_(-2048144777)
-        return bits >= int(self.p * 2**32) - 2**31
+        return _kept(bits, self.p)
+
+    def extra_repr(self) -> str:
+        return f"p={self.p}, variational={self.variational}"
+
+
+class WordDropout(nn.Module):
+    """Zero a word's whole vector with probability `p` in training, wherever a lane reads it.
+
+    Args:
+        p: probability, 0 <= p < 1; what remains is scaled by 1 / (1 - p).
+        place: as in `LaneDropout`.
+    """
+
+    def __init__(self, p: float, place: int) -> None:
+        super().__init__()
+        self.p = p
+        self.place = place
+
+    def forward(self, x_TBD: Tensor, words_TB: Tensor, keys_B: Tensor | None) -> Tensor:
+        """Return `x_TBD`, the vectors of `words_TB`, with those of some words dropped."""
+        if not self.training or self.p == 0.0:
+            return x_TBD
+        if keys_B is None:
+            keys_B = torch.randint(2**62, words_TB.shape[1:], device=words_TB.device)
+        bits_TB = mix(mix(keys_B + self.place) + words_TB.long() * _GOLDEN).to(torch.int32)
+        return x_TBD * _scaled(_kept(bits_TB, self.p), self.p, x_TBD.dtype).unsqueeze(2)
 
     def extra_repr(self) -> str:
         return f"p={self.p}"
+
+
+def _kept(bits: Tensor, p: float) -> Tensor:
+    """Return where random int32 numbers keep an element that is dropped with probability `p`."""
+    return bits >= int(p * 2**32) - 2**31
+
+
+def _scaled(kept: Tensor, p: float, dtype: torch.dtype) -> Tensor:
+    return kept.to(dtype).mul_(1.0 / (1.0 - p))

@@ -11,13 +11,14 @@ R rows, C columns, V words.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional as F
 
-from lightrnn.dropout import LaneDropout
+from lightrnn.dropout import DropoutRates, LaneDropout, WordDropout
 from lightrnn.errors import ModelError
 from lightrnn.own_vectors import OwnVectors
 from lightrnn.table import WordTable
@@ -83,14 +84,16 @@ class LightRNN(nn.Module):
     Args:
         shape: sizes.
         num_words: V.
-        dropout: probability on the vectors going in, between layers, and on the hidden states
-            that predict.
+        dropout: probabilities by place, or one for the vectors going in, between layers, and for
+            the hidden states that predict.
     """
 
     row_of_word: Tensor
     column_of_word: Tensor
 
-    def __init__(self, shape: ModelShape, num_words: int, dropout: float = 0.0) -> None:
+    def __init__(
+        self, shape: ModelShape, num_words: int, dropout: DropoutRates | float = 0.0
+    ) -> None:
         super().__init__()
         self.shape = shape
         self.row_embedding = nn.Embedding(shape.num_rows, shape.embedding_size)
@@ -98,9 +101,16 @@ class LightRNN(nn.Module):
         kernel = _KERNELS[shape.cell]
         widths = [shape.embedding_size] + [shape.hidden_size] * (shape.num_layers - 1)
         self.layers = nn.ModuleList(kernel(width, shape.hidden_size) for width in widths)
+        if not isinstance(dropout, DropoutRates):
+            dropout = DropoutRates(inputs=dropout, hidden=dropout, outputs=dropout)
+        places = [dropout.inputs] + [dropout.hidden] * (shape.num_layers - 1) + [dropout.outputs]
         self.dropouts = nn.ModuleList(
-            LaneDropout(dropout, place) for place in range(shape.num_layers + 1)
+            LaneDropout(p, place, variational=dropout.variational) for place, p in enumerate(places)
         )
+        self.weight_dropouts = nn.ModuleList(
+            LaneDropout(dropout.weights, len(places) + number) for number in range(shape.num_layers)
+        )
+        self.word_dropout = WordDropout(dropout.words, len(places) + shape.num_layers)
         self.row_head = nn.Linear(shape.hidden_size, shape.num_rows)
         self.column_head = nn.Linear(shape.hidden_size, shape.num_columns)
         for embedding in (self.row_embedding, self.column_embedding):
@@ -165,7 +175,7 @@ class LightRNN(nn.Module):
         inputs_BT: Tensor,
         targets_BT: Tensor,
         state: Tensor,
-        dropout_keys_B: Tensor | None = None,
+        dropout_keys: Tensor | None = None,
     ) -> WordLosses:
         """Return the summed losses of `targets_BT`, each predicted from all words before it.
 
@@ -173,10 +183,11 @@ class LightRNN(nn.Module):
             inputs_BT: the word before each target, integer [B, T].
             targets_BT: words to predict, integer [B, T]; `NO_WORD` where a lane has ended.
             state: recurrent state, [S, L, B, H].
-            dropout_keys_B: keys of `lane_keys`, needed for reproducible dropout in training.
+            dropout_keys: of the step and its lanes, int64 [1 + B], as `dropout_keys` makes them;
+                needed for reproducible dropout in training.
         """
         hidden_for_row, hidden_for_column, state = self.hidden_states(
-            inputs_BT, targets_BT, state, dropout_keys_B
+            inputs_BT, targets_BT, state, dropout_keys
         )
         words_N = targets_BT.t().flatten()
         rows_N = self._cells_of(words_N, self.row_of_word)
@@ -192,29 +203,45 @@ class LightRNN(nn.Module):
         inputs_BT: Tensor,
         targets_BT: Tensor,
         state: Tensor,
-        dropout_keys_B: Tensor | None = None,
+        dropout_keys: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return what predicts each target's row and column, both [T, B, H], and the new state."""
         rows_TB = self.row_of_word[targets_BT.t().clamp(min=0)]
-        pairs = (self.input_vectors(inputs_BT.t()), self.row_embedding(rows_TB))
-        hidden, state = self.run(torch.stack(pairs, dim=1).flatten(0, 1), state, dropout_keys_B)
+        lane_keys_B = None if dropout_keys is None else dropout_keys[1:]
+        words = self.input_vectors(inputs_BT.t())
+        pairs = (
+            self.word_dropout(words, inputs_BT.t(), lane_keys_B),
+            self.row_embedding(rows_TB),
+        )
+        hidden, state = self.run(torch.stack(pairs, dim=1).flatten(0, 1), state, dropout_keys)
         hidden_T2BH = hidden.view(-1, 2, *hidden.shape[1:])
         return hidden_T2BH[:, 0], hidden_T2BH[:, 1], state
 
     def run(
-        self, vectors: Tensor, state: Tensor, dropout_keys_B: Tensor | None = None
+        self, vectors: Tensor, state: Tensor, dropout_keys: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Run half-steps over `vectors` [half-steps, B, E]; return hidden states and new state."""
-        hidden = self.dropouts[0](vectors, dropout_keys_B)
+        lane_keys_B = None if dropout_keys is None else dropout_keys[1:]
+        hidden = self.dropouts[0](vectors, lane_keys_B)
         new_states = []
-        for layer, dropout, layer_state in zip(
-            self.layers, list(self.dropouts)[1:], state.unbind(1), strict=True
-        ):
+        for number, layer_state in enumerate(state.unbind(1)):
             tensors_1BH = tuple(tensor.unsqueeze(0) for tensor in layer_state)
-            hidden, new = layer(hidden, tensors_1BH if len(tensors_1BH) == 2 else tensors_1BH[0])
-            hidden = dropout(hidden, dropout_keys_B)
+            inputs = hidden, tensors_1BH if len(tensors_1BH) == 2 else tensors_1BH[0]
+            hidden, new = self._run_layer(number, inputs, dropout_keys)
+            hidden = self.dropouts[number + 1](hidden, lane_keys_B)
             new_states.append(torch.cat(new if isinstance(new, tuple) else (new,)))
         return hidden, torch.stack(new_states, dim=1)
+
+    def _run_layer(self, number: int, inputs: tuple[Any, Any], dropout_keys: Tensor | None) -> Any:
+        """Run a layer's kernel, in training with part of its recurrent matrix dropped."""
+        layer, dropout = self.layers[number], self.weight_dropouts[number]
+        if not self.training or dropout.p == 0.0:
+            return layer(*inputs)
+        step_key_1 = None if dropout_keys is None else dropout_keys[:1]
+        # The matrix as half-steps of one lane: [4H, 1, H].
+        matrix = layer.get_parameter("weight_hh_l0")
+        weights = dropout(matrix.unsqueeze(1), step_key_1).squeeze(1)
+        return functional_call(layer, {"weight_hh_l0": weights}, inputs)
 
     def input_vectors(self, words: Tensor) -> Tensor:
         """Return what is read of words once their rows are known, [..., E]."""

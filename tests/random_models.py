@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lightrnn import LightRNN, ModelShape, WordTable, next_word_log_probabilities
+from lightrnn.dropout import DropoutRates
 from lightrnn.model import NO_WORD, Cell
 
 # A second thread costs small models far more than it brings, most of all on a busy machine.
@@ -28,7 +29,7 @@ def random_model(
     hidden_size: int = 6,
     tied: bool = False,
     word_size: int = 0,
-    dropout: float = 0.0,
+    dropout: DropoutRates | float = 0.0,
     scale: float = 0.7,
     seed: int = 0,
 ) -> tuple[LightRNN, WordTable]:

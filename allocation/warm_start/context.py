@@ -48,7 +48,7 @@ class ContextModel(LightRNN):
         inputs_BT: Tensor,
         targets_BT: Tensor,
         state: Tensor,
-        dropout_keys_B: Tensor | None = None,
+        dropout_keys: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return what predicts each target's row and column [T, B, H], and the state as it was."""
         words_TB = inputs_BT.t().clamp(max=self.word_embedding.num_embeddings - 1)

@@ -228,19 +228,19 @@ def _lose_a_number_at_step(step: int) -> None:
     from launcher import train
     from lightrnn import LightRNN
 
-    lane_keys, forward = train.lane_keys, LightRNN.forward
+    dropout_keys, forward = train.dropout_keys, LightRNN.forward
     now = -1
 
     def keys(seed: int, at: int, *arguments: Any) -> Tensor:
         nonlocal now
         now = at
-        return lane_keys(seed, at, *arguments)
+        return dropout_keys(seed, at, *arguments)
 
     def broken(model: LightRNN, *arguments: Any) -> Any:
         losses = forward(model, *arguments)
         return losses._replace(row_nll=losses.row_nll * float("nan")) if now == step else losses
 
-    train.lane_keys = keys
+    train.dropout_keys = keys
     LightRNN.forward = broken  # type: ignore[method-assign]
 
 

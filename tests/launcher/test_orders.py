@@ -22,7 +22,7 @@ from launcher_runs import (
 from data_shards import PADDING, Corpus, RowOrder, SentenceBatches
 from launcher.checkpoint import load_model, read_meta
 from lightrnn import LightRNN, ModelShape, WordTable
-from lightrnn.dropout import lane_keys
+from lightrnn.dropout import dropout_keys
 
 Options = Callable[..., list[str]]
 Runs = Mapping[int, Path]
@@ -155,7 +155,7 @@ def test_sentences_are_read_by_themselves(tiny: Options, corpus: Path, tmp_path:
     rows = RowOrder(opened.split("train"), 1, shuffled=True)
     batch = SentenceBatches(rows, 10, range(10)).batch(20)
     inputs, targets = torch.from_numpy(batch.inputs), torch.from_numpy(batch.targets)
-    keys = lane_keys(1, 20, range(10), torch.device("cpu"))
+    keys = dropout_keys(1, 20, range(10), torch.device("cpu"))
     with torch.no_grad():
         losses = model(inputs, targets, model.initial_state(10), keys)
     more = arguments_of(tiny, run_dir, "shuffled-sentences", train__max_steps=21)

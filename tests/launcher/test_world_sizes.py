@@ -25,7 +25,7 @@ from launcher_runs import (
 from data_shards import Corpus, LaneBatches
 from launcher.checkpoint import load_model, read_meta
 from lightrnn import LightRNN, ModelShape, WordTable
-from lightrnn.dropout import lane_keys
+from lightrnn.dropout import dropout_keys
 
 Options = Callable[..., list[str]]
 Runs = Mapping[int, Path]
@@ -112,7 +112,7 @@ def test_a_step_goes_on_from_its_checkpoint(uninterrupted: Runs, corpus: Path, s
         lane_states = model.initial_state(10)
     batch = LaneBatches(Corpus.open(corpus).split("train"), 10, 10, range(10)).batch(step % EPOCH)
     inputs, targets = torch.from_numpy(batch.inputs), torch.from_numpy(batch.targets)
-    keys = lane_keys(1, step, range(10), torch.device("cpu"))
+    keys = dropout_keys(1, step, range(10), torch.device("cpu"))
     with torch.no_grad():
         losses = model(inputs, targets, lane_states, keys)
     record = read_records(uninterrupted[4], "train")[step]

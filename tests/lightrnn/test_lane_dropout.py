@@ -11,9 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lightrnn.dropout import LaneDropout, lane_keys, mix
+from lightrnn.dropout import LaneDropout, WordDropout, dropout_keys, mix
 
 CPU = torch.device("cpu")
+
+
+def lane_keys(seed: int, step: int, lanes: range, device: torch.device) -> Tensor:
+    return dropout_keys(seed, step, lanes, device)[1:]
 
 
 def masks(
@@ -145,3 +149,50 @@ def test_without_keys_it_is_the_usual_dropout() -> None:
     found = dropout(x, None)
     torch.manual_seed(0)
     assert torch.equal(found, torch.nn.functional.dropout(x, 0.3))
+
+
+@settings(deadline=None)
+@given(first=st.integers(0, 20), count=st.integers(1, 12))
+def test_a_variational_mask_is_one_for_all_half_steps(first: int, count: int) -> None:
+    dropout, ones = LaneDropout(0.5, 1, variational=True), torch.ones(9, 32, 50)
+    whole = dropout(ones, lane_keys(3, 7, range(32), CPU))
+    assert torch.equal(whole, whole[:1].expand_as(whole))
+    part = dropout(ones[:4, :count], lane_keys(3, 7, range(first, first + count), CPU))
+    assert torch.equal(part, whole[:4, first : first + count])
+    share = float((whole[0] == 0).double().mean())
+    assert abs(share - 0.5) < 5 * 0.5 / math.sqrt(whole[0].numel())
+    dropped = dropout(ones, None)
+    assert torch.equal(dropped, dropped[:1].expand_as(dropped))
+
+
+@pytest.mark.parametrize("with_keys", [False, True])
+def test_whole_words_are_dropped(with_keys: bool) -> None:
+    words = torch.arange(40)[:, None].expand(40, 16)
+    vectors = torch.ones(40, 16, 3)
+    keys = lane_keys(0, 0, range(16), CPU) if with_keys else None
+    dropped = WordDropout(0.25, 0)(vectors, words, keys)
+    assert dropped.unique().tolist() == pytest.approx([0.0, 4 / 3])
+    assert torch.equal(dropped.amin(2), dropped.amax(2))
+    share = float((dropped == 0).double().mean())
+    assert abs(share - 0.25) < 5 * math.sqrt(0.25 * 0.75 / words.numel())
+    assert WordDropout(0.25, 0).eval()(vectors, words, keys) is vectors
+    assert WordDropout(0.0, 0)(vectors, words, keys) is vectors
+
+
+def test_a_lane_drops_a_word_wherever_it_reads_it() -> None:
+    generator = torch.Generator().manual_seed(0)
+    words = torch.randint(5, (60, 4), generator=generator, dtype=torch.int32)
+    keys = lane_keys(1, 2, range(4), CPU)
+    kept = WordDropout(0.5, 0)(torch.ones(60, 4, 2), words, keys)[..., 0] > 0
+    for lane in range(4):
+        for word in range(5):
+            assert len(kept[:, lane][words[:, lane] == word].unique()) == 1
+    assert len({tuple(kept[words == word].tolist()) for word in range(5)}) > 1
+    alone = WordDropout(0.5, 0)(torch.ones(60, 1, 2), words[:, 2:3], keys[2:3])[..., 0] > 0
+    assert torch.equal(alone[:, 0], kept[:, 2])
+
+
+def test_a_step_has_a_key_that_no_lane_has() -> None:
+    keys = [dropout_keys(1, step, range(4), CPU) for step in range(3)]
+    assert len(set(torch.cat(keys).tolist())) == 15
+    assert dropout_keys(1, 2, range(2, 4), CPU).tolist() == keys[2][[0, 3, 4]].tolist()

@@ -3,6 +3,7 @@
 Legend: B lanes, T words, H hidden, V words of the vocabulary.
 """
 
+from dataclasses import replace
 from typing import get_args
 
 import numpy as np
@@ -14,6 +15,7 @@ from random_models import chained_nll, random_batches, random_model
 from torch import Tensor, nn
 
 from lightrnn import LightRNN, ModelError, ModelShape, WordTable, next_word_log_probabilities
+from lightrnn.dropout import DropoutRates
 from lightrnn.model import NO_WORD, Cell
 
 every_cell = pytest.mark.parametrize("cell", get_args(Cell))
@@ -341,10 +343,14 @@ def test_a_new_table_moves_words_and_leaves_parameters() -> None:
     assert not any("of_word" in name for name in parameters)
 
 
-def test_the_lanes_dropout_is_all_the_chance_there_is() -> None:
-    model, _ = random_model(12, 3, 4, num_layers=2, dropout=0.5)
+EVERYWHERE = DropoutRates(inputs=0.3, hidden=0.4, outputs=0.5, weights=0.3, words=0.2)
+
+
+@pytest.mark.parametrize("rates", [0.5, EVERYWHERE, replace(EVERYWHERE, variational=True)])
+def test_the_lanes_dropout_is_all_the_chance_there_is(rates: DropoutRates | float) -> None:
+    model, _ = random_model(12, 3, 4, num_layers=2, word_size=3, dropout=rates)
     model.train()
-    words, keys = some_words(12, 3, 6), torch.tensor([11, 22, 33])
+    words, keys = some_words(12, 3, 6), torch.tensor([99, 11, 22, 33])
     results = []
     for seed in (0, 1):
         torch.manual_seed(seed)
@@ -356,3 +362,52 @@ def test_the_lanes_dropout_is_all_the_chance_there_is() -> None:
     model.eval()
     still = model(words[:, :-1], words[:, 1:], model.initial_state(3), keys)
     assert not torch.equal(still.row_nll, results[0].row_nll)
+
+
+@pytest.mark.parametrize("place", ["inputs", "hidden", "outputs", "weights", "words"])
+@torch.no_grad()
+def test_dropout_acts_where_it_is_said(place: str) -> None:
+    model, _ = random_model(12, 3, 4, num_layers=2, dropout=DropoutRates(**{place: 0.5}))
+    words, keys = some_words(12, 3, 6), torch.tensor([99, 11, 22, 33])
+    still = model.hidden_states(words[:, :-1], words[:, 1:], model.initial_state(3), keys)
+    model.train()
+    dropped = model.hidden_states(words[:, :-1], words[:, 1:], model.initial_state(3), keys)
+    zeros = [float((hidden == 0).double().mean()) for hidden in dropped[:2]]
+    # The states that predict are zero where they are dropped, and nowhere else.
+    assert [share > 0.2 for share in zeros] == [place == "outputs"] * 2
+    # The first layer runs alike unless what it reads, or its matrix, is dropped.
+    same_first_layer = torch.equal(still[2][:, 0], dropped[2][:, 0])
+    assert same_first_layer == (place in ("hidden", "outputs"))
+    assert torch.equal(still[2], dropped[2]) == (place == "outputs")
+
+
+@every_cell
+@torch.no_grad()
+def test_weights_are_dropped_alike_for_all_lanes_and_by_step(cell: Cell) -> None:
+    model, _ = random_model(12, 3, 4, cell=cell, dropout=DropoutRates(weights=0.5))
+    words = some_words(12, 1, 6).expand(3, -1)
+
+    def states(keys: list[int]) -> Tensor:
+        batch = words[: len(keys) - 1, :-1], words[: len(keys) - 1, 1:]
+        state = model.initial_state(len(keys) - 1)
+        return model.hidden_states(*batch, state, torch.tensor(keys))[2]
+
+    model.train()
+    whole = states([99, 11, 22, 33])
+    torch.testing.assert_close(whole[:, :, 0], whole[:, :, 2], atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(states([99, 44])[:, :, 0], whole[:, :, 0], atol=1e-6, rtol=1e-6)
+    assert not torch.allclose(states([98, 44])[:, :, 0], whole[:, :, 0], atol=1e-3)
+    model.eval()
+    assert not torch.allclose(states([99, 44])[:, :, 0], whole[:, :, 0], atol=1e-3)
+
+
+def test_dropped_weights_get_no_gradient_and_the_others_more() -> None:
+    model, _ = random_model(12, 3, 4, dropout=DropoutRates(weights=0.5))
+    words, keys = some_words(12, 3, 6), torch.tensor([99, 11, 22, 33])
+    model.train()
+    row_nll, column_nll, _ = model(words[:, :-1], words[:, 1:], model.initial_state(3), keys)
+    (row_nll + column_nll).backward()
+    gradient = model.layers[0].weight_hh_l0.grad
+    assert isinstance(gradient, Tensor)
+    dropped = float((gradient == 0).double().mean())
+    assert abs(dropped - 0.5) < 5 * 0.5 / gradient.numel() ** 0.5
