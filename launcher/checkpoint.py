@@ -26,6 +26,7 @@ from torch.distributed.checkpoint.state_dict_saver import save
 
 from data_shards import Vocabulary
 from data_shards.files import sha256_of, sync_folder
+from launcher.engines.engine import model_tensors
 from launcher.processes import Processes
 from launcher.run_dir import RunDirectory, RunError, replace_file
 from launcher.safe_reader import SafeReader
@@ -230,13 +231,8 @@ def load_checkpoint(checkpoint: Path, meta: Meta, state: TrainingState) -> None:
         if name.startswith("optimizer.") and isinstance(saved, TensorStorageMetadata):
             tensors[name] = torch.empty(saved.size, dtype=saved.properties.dtype)
     _load(tensors, reader)
-    named_parameters = dict(state.model.named_parameters())
-    for name, tensor in tensors.items():
-        if name.startswith("optimizer."):
-            parameter_name, _, key = name.removeprefix("optimizer.").rpartition(".")
-            parameter = named_parameters[parameter_name]
-            place = parameter.device if tensor.ndim else tensor.device
-            state.optimizer.state[parameter][key] = tensor.to(place)
+    with _telling_what_does_not_fit(checkpoint):
+        state.engine.load(tensors)
     state.lane_state = _stack_lanes(tensors, state)
     state.set_table(_table_of(tensors, meta), meta.table_version)
     state.step = meta.step
@@ -268,7 +264,7 @@ def load_model(checkpoint: Path, meta: Meta, model: LightRNN) -> WordTable:
     Raises:
         CheckpointError: a tensor is missing or has another shape.
     """
-    tensors = _parameters(model)
+    tensors = model_tensors(model)
     for name in _TABLE_TENSORS:
         tensors[name] = torch.empty(model.num_words, dtype=torch.int32)
     _load(tensors, SafeReader(checkpoint))
@@ -291,19 +287,11 @@ def _telling_what_does_not_fit(checkpoint: Path) -> Iterator[None]:
         raise CheckpointError(f"{checkpoint} does not fit this run: {reason}") from error
 
 
-def _parameters(model: LightRNN) -> dict[str, Tensor]:
-    return {f"model.{name}": value for name, value in model.state_dict().items()}
-
-
 def _replicated_tensors(state: TrainingState) -> dict[str, Tensor]:
     """Return the tensors that are the same on every rank, by name; parameters are not copied."""
-    tensors = _parameters(state.model)
+    tensors = state.engine.tensors()
     cells = (state.table.row_of_word, state.table.column_of_word)
     tensors.update(zip(_TABLE_TENSORS, map(torch.tensor, cells), strict=True))
-    for name, parameter in state.model.named_parameters():
-        for key, value in state.optimizer.state.get(parameter, {}).items():
-            if isinstance(value, Tensor):
-                tensors[f"optimizer.{name}.{key}"] = value
     return tensors
 
 

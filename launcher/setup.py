@@ -21,7 +21,6 @@ from launcher.checkpoint import (
     load_checkpoint,
     verify_checkpoint,
 )
-from launcher.optimization import make_optimizer
 from launcher.processes import USER_ERRORS, Processes
 from launcher.run_dir import RunDirectory
 from launcher.settings import ModelSettings, Settings, SettingsError
@@ -209,19 +208,15 @@ def _load_table(path: str, num_words: int) -> WordTable:
     return table
 
 
-def first_state(
-    settings: Settings, table: WordTable, batches: SplitBatches, processes: Processes
-) -> TrainingState:
-    """Return the state at step 0.
+def first_model(settings: Settings, table: WordTable, device: torch.device) -> LightRNN:
+    """Return the model at step 0, the same on every rank.
 
     Raises:
         LightRNNError: sizes do not fit together.
     """
     torch.manual_seed(settings.train.seed)
     model = make_model(settings.model, table.num_words, table.num_rows, table.num_columns)
-    model = model.to(processes.device)
-    optimizer = make_optimizer(model.parameters(), settings.train)
-    return TrainingState(model, optimizer, table, batches.train.lanes)
+    return model.to(device)
 
 
 def fixed_settings(settings: Settings, state: TrainingState) -> dict[str, Any]:

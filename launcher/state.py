@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
+from launcher.engines import Engine
 from launcher.rounds import Rounds
 from lightrnn import LightRNN, WordTable
 
@@ -15,7 +15,7 @@ class TrainingState:
 
     Attributes:
         model: with the table set.
-        optimizer: of the model's parameters.
+        engine: computes the model's steps, and has its optimizer.
         table: the word table in force.
         lanes: the lanes of this rank.
         lane_state: recurrent state of these lanes, [S, L, B, H].
@@ -26,7 +26,7 @@ class TrainingState:
     """
 
     model: LightRNN
-    optimizer: torch.optim.Optimizer
+    engine: Engine
     table: WordTable
     lanes: range
     lane_state: Tensor = field(init=False)

@@ -21,13 +21,13 @@ if not __package__:  # started as a script: import the folder that holds `launch
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 
 from allocation import Method, Storage, TrustRegion, reallocate
 from data_shards import Batches, Corpus, count_targets, unigram_perplexity
 from launcher.batches import DeviceBatch, all_batches, to_device, training_steps
 from launcher.checkpoint import save_checkpoint
+from launcher.engines import make_engine
 from launcher.evaluation import Autocast, evaluate
 from launcher.logs import log_to_console, log_to_file
 from launcher.metrics import Metrics
@@ -42,7 +42,7 @@ from launcher.setup import (
     SplitBatches,
     check_extras,
     cut_batches,
-    first_state,
+    first_model,
     first_table,
     fixed_settings,
     loader_position,
@@ -104,8 +104,10 @@ def train(settings: Settings, processes: Processes) -> int:
     batches = processes.together(lambda: cut_batches(corpus, settings, rank, world_size))
     solver_group = processes.new_group(settings.allocation.timeout_minutes)
     table = first_table(settings, corpus, batches, run, processes, solver_group)
-    state = processes.together(lambda: first_state(settings, table, batches, processes))
     autocast = processes.together(lambda: autocast_for(settings.train, processes.device))
+    model = processes.together(lambda: first_model(settings, table, processes.device))
+    engine = make_engine(settings, model, processes)
+    state = TrainingState(model, engine, table, batches.train.lanes)
     resumed = resume(run, state, settings, corpus, processes)
 
     def prepare_folder() -> None:
@@ -172,9 +174,6 @@ class Trainer:
     def __post_init__(self) -> None:
         self.steps_per_epoch = self.batches.train.num_steps
         self.total_steps = max(1, round(self.settings.train.epochs * self.steps_per_epoch))
-        self.ddp = DistributedDataParallel(
-            self.state.model, forward_sync_buffers=False, gradient_as_bucket_view=True
-        )
         self.interval = self._new_interval()
 
     @property
@@ -229,8 +228,7 @@ class Trainer:
                     break
         if state.step == self.total_steps:
             self._finish()
-        # The reducer must not outlive the process group.
-        del self.ddp
+        state.engine.close()
         return state.step == self.total_steps
 
     def _step(self, prefetched: Prefetched[DeviceBatch], stop_requested: bool) -> bool:
@@ -243,26 +241,23 @@ class Trainer:
             state.reset_lanes()
         keys = dropout_keys(settings.seed, state.step, state.lanes, self.processes.device)
         rate = learning_rate(state.step, self.total_steps, settings)
-        for group in state.optimizer.param_groups:
-            group["lr"] = rate
 
         with self.autocast():
-            row_nll, column_nll, new_state = self.ddp(inputs, targets, state.lane_state, keys)
-        loss = row_nll + column_nll
-        # [asked to stop, not finite] on any rank; on its way while the gradient is computed.
-        signs = torch.tensor([float(stop_requested), float(not loss.isfinite())])
-        agreed = dist.all_reduce(signs, dist.ReduceOp.MAX, async_op=True)
-        # DDP averages over ranks; the loss is the mean over the tokens of all ranks.
-        (loss * (self.processes.world_size / max(num_tokens, 1))).backward()
+            row_nll, column_nll, new_state = state.engine.forward(
+                inputs, targets, state.lane_state, keys
+            )
+        # Whether any rank was asked to stop; on its way while the gradient is computed.
+        stop = torch.tensor(float(stop_requested))
+        agreed = dist.all_reduce(stop, dist.ReduceOp.MAX, async_op=True)
+        # The loss is the mean over the tokens of all ranks.
+        state.engine.backward((row_nll + column_nll) / max(num_tokens, 1))
         agreed.wait()
-        norm = nn.utils.clip_grad_norm_(state.model.parameters(), settings.clip_norm or math.inf)
-        if signs[1] or not norm.isfinite():
+        norm = state.engine.step(rate)
+        if not norm.isfinite():
             raise TrainingFailure(
                 f"the loss or its gradient is not finite at step {state.step}; the parameters of "
                 "the last checkpoint are whole: lower train.learning_rate or train.clip_norm"
             )
-        state.optimizer.step()
-        state.optimizer.zero_grad()
         state.lane_state = new_state.detach().float()
         state.step += 1
         state.valid_perplexity = 0.0
@@ -272,7 +267,7 @@ class Trainer:
         self.interval.steps += 1
         self.interval.seconds += time.perf_counter() - started
         self.last_norm, self.last_rate = norm, rate
-        return bool(signs[0])
+        return bool(stop)
 
     def _rehearse(self) -> None:
         """Run one step forwards and backwards and throw its gradient away.
@@ -284,9 +279,11 @@ class Trainer:
         inputs, targets = to_device(self.train_batches.batch(0), self.processes.device)
         keys = dropout_keys(0, 0, self.state.lanes, self.processes.device)
         with self.autocast():
-            losses = self.ddp(inputs, targets, torch.zeros_like(self.state.lane_state), keys)
-        (losses.row_nll + losses.column_nll).backward()
-        self.state.optimizer.zero_grad()
+            losses = self.state.engine.forward(
+                inputs, targets, torch.zeros_like(self.state.lane_state), keys
+            )
+        self.state.engine.backward(losses.row_nll + losses.column_nll)
+        self.state.engine.forget_gradient()
 
     def _validate(self) -> bool:
         """Measure the validation perplexity; return whether it calls for a reallocation."""

@@ -25,10 +25,12 @@ from launcher.checkpoint import (
     save_checkpoint,
     verify_checkpoint,
 )
+from launcher.engines import DDPEngine
 from launcher.processes import Processes, joined_processes
 from launcher.rounds import Rounds
 from launcher.run_dir import RunDirectory, RunError
 from launcher.safe_reader import SafeReader
+from launcher.settings import TrainSettings
 from launcher.state import TrainingState
 from lightrnn import LightRNN, ModelShape, WordTable
 
@@ -50,15 +52,14 @@ def some_state(seed: int, *, cell: str = "lstm", optimizer: str = "adam") -> Tra
     torch.manual_seed(seed)
     shape = ModelShape(3, 4, embedding_size=6, hidden_size=6, num_layers=2, cell=cell, tied=True)  # type: ignore[arg-type]
     model = LightRNN(shape, NUM_WORDS)
-    kind = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[optimizer]
-    state = TrainingState(
-        model, kind(model.parameters(), lr=0.1), WordTable.random(NUM_WORDS, 3, 4, seed), LANES
-    )
+    settings = TrainSettings(optimizer=optimizer, clip_norm=0)  # type: ignore[arg-type]
+    engine = DDPEngine(model, settings, world_size=1)
+    state = TrainingState(model, engine, WordTable.random(NUM_WORDS, 3, 4, seed), LANES)
     state.lane_state = torch.randn_like(state.lane_state)
     for _ in range(3):
         for parameter in model.parameters():
             parameter.grad = torch.randn_like(parameter)
-        state.optimizer.step()
+        engine.step(rate=0.1)
     state.table_version, state.step = seed, 10 * seed
     state.rounds = Rounds(done=seed, last_perplexity=12.5)
     state.valid_perplexity = 100.0 / seed
@@ -78,12 +79,7 @@ def write(run: RunDirectory, state: TrainingState, processes: Processes, keep: i
 
 
 def tensors_of(state: TrainingState) -> dict[str, torch.Tensor]:
-    tensors = {f"model.{name}": value for name, value in state.model.state_dict().items()}
-    for name, parameter in state.model.named_parameters():
-        for key, value in state.optimizer.state[parameter].items():
-            if value is not None:
-                tensors[f"optimizer.{name}.{key}"] = torch.as_tensor(value)
-    return tensors | {"lane_state": state.lane_state}
+    return state.engine.tensors() | {"lane_state": state.lane_state}
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
