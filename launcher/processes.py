@@ -1,7 +1,6 @@
 """The processes of a run: one rank a device, the same errors and the same end on all."""
 
 import gc
-import os
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,19 +11,16 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch._C._distributed_c10d import HashStore
 
 from allocation import TorchCommunicator, run_together
 from data_shards import CorpusError
-from launcher.settings import SettingsError
+from launcher.bootstrap import Place, find_place, open_store
 from lightrnn.errors import LightRNNError
 
 Result = TypeVar("Result")
 
 USER_ERRORS = (LightRNNError, CorpusError)
 """What a user can mend: reported in one line, exit status 2."""
-
-_ENVIRONMENT = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 @dataclass(frozen=True)
@@ -66,38 +62,25 @@ class Processes:
         return group
 
 
-def place_in_environment() -> tuple[int, int, int]:
-    """Return rank, local rank and world size as the launcher gave them; 0, 0, 1 without one.
-
-    Raises:
-        SettingsError: the launcher's environment variables are incomplete or not numbers.
-    """
-    if "RANK" not in os.environ and "WORLD_SIZE" not in os.environ:
-        return 0, 0, 1
-    missing = [name for name in _ENVIRONMENT if name not in os.environ]
-    if missing:
-        raise SettingsError(
-            f"the environment has RANK or WORLD_SIZE but not {', '.join(missing)}, expected all "
-            "or none of them; start with torchrun"
-        )
-    try:
-        rank, local_rank, world_size = (int(os.environ[name]) for name in _ENVIRONMENT[:3])
-    except ValueError as error:
-        raise SettingsError(f"{error} in RANK, LOCAL_RANK or WORLD_SIZE; use torchrun") from error
-    return rank, local_rank, world_size
-
-
 @contextmanager
-def joined_processes(timeout_minutes: float = 10.0) -> Iterator[Processes]:
-    """Join the processes that torchrun started, or stand alone where there are none.
+def joined_processes(
+    place: Place | None = None, timeout_minutes: float = 10.0
+) -> Iterator[Processes]:
+    """Join the processes that were started together, or stand alone where there are none.
 
     NCCL carries tensors on GPUs and gloo those on the CPU.
 
+    Args:
+        place: of this process; found from its environment where it is not given.
+        timeout_minutes: how long ranks wait for each other.
+
     Raises:
-        SettingsError: the launcher's environment variables are incomplete.
+        SettingsError: the environment contradicts itself, or rank 0 cannot be met.
     """
-    rank, local_rank, world_size = place_in_environment()
-    alone = "RANK" not in os.environ
+    place = place or find_place()
+    rank, local_rank, world_size = place.rank, place.local_rank, place.world_size
+    timeout = timedelta(minutes=timeout_minutes)
+    store = open_store(place, timeout)
     if torch.cuda.is_available():
         device = torch.device("cuda", local_rank % torch.cuda.device_count())
         torch.cuda.set_device(device)
@@ -106,10 +89,10 @@ def joined_processes(timeout_minutes: float = 10.0) -> Iterator[Processes]:
         device, backend = torch.device("cpu"), "gloo"
     dist.init_process_group(
         backend,
-        store=HashStore() if alone else None,
-        rank=rank if alone else -1,
-        world_size=world_size if alone else -1,
-        timeout=timedelta(minutes=timeout_minutes),
+        store=store,
+        rank=-1 if store is None else rank,
+        world_size=-1 if store is None else world_size,
+        timeout=timeout,
     )
     assert dist.group.WORLD is not None
     try:

@@ -26,6 +26,7 @@ from torch import Tensor
 from allocation import Method, Storage, TrustRegion, reallocate
 from data_shards import Batches, Corpus, count_targets, unigram_perplexity
 from launcher.batches import DeviceBatch, all_batches, to_device, training_steps
+from launcher.bootstrap import find_place
 from launcher.checkpoint import save_checkpoint
 from launcher.engines import make_engine
 from launcher.evaluation import Autocast, evaluate
@@ -33,7 +34,7 @@ from launcher.logs import log_to_console, log_to_file
 from launcher.metrics import Metrics
 from launcher.optimization import autocast_for, learning_rate
 from launcher.prefetch import Prefetched
-from launcher.processes import USER_ERRORS, Processes, joined_processes, place_in_environment
+from launcher.processes import USER_ERRORS, Processes, joined_processes
 from launcher.report import write_report
 from launcher.rounds import is_multiple, steps_at
 from launcher.run_dir import RunDirectory
@@ -74,9 +75,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return DONE
     log_to_console(0, 1)
     try:
-        rank, _, world_size = place_in_environment()
-        log_to_console(rank, world_size)
-        with joined_processes() as processes:
+        place = find_place()
+        log_to_console(place.rank, place.world_size)
+        with joined_processes(place) as processes:
             settings = processes.together(lambda: load_settings(arguments))
             return train(settings, processes)
     except USER_ERRORS as error:

@@ -51,15 +51,20 @@ def over_gloo(**options: Any) -> TorchCommunicator:
     return TorchCommunicator(dist.group.WORLD, **options)
 
 
-def _run_over_mpi(world_size: int, function: Callable[[Communicator], Any]) -> list[Any]:
+def mpiexec_or_skip() -> str:
+    """Return the path of `mpiexec`; skip the test where there is no MPI."""
     beside_python = Path(sys.executable).parent / "mpiexec"
     mpiexec = str(beside_python) if beside_python.exists() else shutil.which("mpiexec")
     if mpiexec is None or importlib.util.find_spec("mpi4py") is None:
         pytest.skip("mpi4py or mpiexec is missing: pip install 'lightrnn[mpi]'")
+    return mpiexec
+
+
+def _run_over_mpi(world_size: int, function: Callable[[Communicator], Any]) -> list[Any]:
     path = Path(sys.modules[function.__module__].__file__ or "")
     with tempfile.TemporaryDirectory() as folder:
         # -P: or else the folder of this file would come first, and hold other packages' names.
-        command = [mpiexec, "-n", str(world_size), sys.executable, "-P", __file__]
+        command = [mpiexec_or_skip(), "-n", str(world_size), sys.executable, "-P", __file__]
         folders = [Path(__file__).parents[1], Path(__file__).parent, path.parent]
         ended = subprocess.run(
             [*command, path.stem, function.__name__, folder],
