@@ -11,6 +11,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
+import torch
+
 Given = ParamSpec("Given")
 Result = TypeVar("Result")
 
@@ -45,6 +47,19 @@ def peak_rss_gib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / GIB
 
 
+def free_memory_gib(device: str = "cpu") -> float:
+    """Return the memory that a new process can have, GiB, on the CPU or (`cuda`) on a GPU."""
+    if device == "cuda":
+        return torch.cuda.mem_get_info()[0] / GIB
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable"):
+                return int(line.split()[1]) * 1024 / GIB
+    except OSError:
+        pass
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
+
+
 def machine() -> dict[str, str | int | float]:
     """Return what the figures depend on."""
     return {
@@ -52,12 +67,20 @@ def machine() -> dict[str, str | int | float]:
         "cpu": _cpu(),
         "cores": os.cpu_count() or 1,
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB, 1),
+        **_gpu(),
     }
 
 
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the libraries that do the work."""
     return {"python": platform.python_version()} | {name: version(name) for name in LIBRARIES}
+
+
+def _gpu() -> dict[str, str | float]:
+    if not torch.cuda.is_available():
+        return {}
+    properties = torch.cuda.get_device_properties(0)
+    return {"gpu": properties.name, "gpu_memory_gib": round(properties.total_memory / GIB, 1)}
 
 
 def _cpu() -> str:

@@ -50,6 +50,13 @@ def zipf_counts(num_words: int, num_tokens: int) -> DoubleArray:
     return counts
 
 
+def zipf_text(num_words: int, num_tokens: int, seed: int) -> npt.NDArray[np.int32]:
+    """Return independent words by Zipf's law, the most frequent one with the least id, [tokens]."""
+    ends = np.cumsum(1 / np.arange(1, num_words + 1))
+    draws = np.random.default_rng(seed).random(num_tokens) * ends[-1]
+    return np.searchsorted(ends, draws).astype(np.int32)
+
+
 def simulate(
     num_words: int,
     hidden_size: int = 200,

@@ -25,6 +25,7 @@ import numpy.typing as npt
 from allocation import SingleProcess
 from allocation.warm_start import svd_table
 from benchmarks.measuring import in_own_process, machine, peak_rss_gib, versions
+from benchmarks.simulated import zipf_text
 from data_shards import Corpus
 from lightrnn import default_shape
 
@@ -48,9 +49,7 @@ class SimulatedText:
     """Independent words by Zipf's law, the most frequent one first."""
 
     def __init__(self, vocab_size: int, tokens: int) -> None:
-        ends = np.cumsum(1 / np.arange(1, vocab_size + 1))
-        draws = np.random.default_rng(SEED).random(tokens) * ends[-1]
-        self.words = np.searchsorted(ends, draws).astype(np.int32)
+        self.words = zipf_text(vocab_size, tokens, SEED)
 
     def __len__(self) -> int:
         return len(self.words)
