@@ -107,7 +107,7 @@ def line_prices_of(prices_RC: LossArray) -> tuple[LossArray, LossArray]:
     return row_prices, (prices_RC - row_prices[:, None]).min(axis=0)
 
 
-@numba.njit(parallel=True, cache=True)
+@numba.njit(parallel=True, cache=True, nogil=True)
 def _best_lines(loss_NL, num_lines, prices_L):  # type: ignore[no-untyped-def]
     """Sort each word's losses with prices, and keep the first ones; equal ones keep their order."""
     num_words, size = loss_NL.shape
@@ -144,7 +144,7 @@ def _best_lines(loss_NL, num_lines, prices_L):  # type: ignore[no-untyped-def]
     return lines_NK, losses_NK, tails_N
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def _near_the_best(keys_L, num_lines):  # type: ignore[no-untyped-def]
     """Return the numbers of the least keys, more than `num_lines` of them, in order.
 
@@ -167,7 +167,7 @@ def _near_the_best(keys_L, num_lines):  # type: ignore[no-untyped-def]
     return np.arange(size)
 
 
-@numba.njit(parallel=True, cache=True)
+@numba.njit(parallel=True, cache=True, nogil=True)
 def _best_cells(by_row, by_column, prices_RC, num_cells):  # type: ignore[no-untyped-def]
     """Walk each word's pairs of a row and a column best first, keeping the best cells sorted."""
     row_lines, row_losses, row_keys, row_tails = by_row

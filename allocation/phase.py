@@ -136,6 +136,7 @@ def reallocate(
     held_out_loss: Callable[[WordTable], float] | None = None,
     certificate: Path | None = None,
     on_progress: Callable[[str], None] = lambda line: None,
+    on_step: Callable[[str], None] = lambda step: None,
     carry_state: bool = True,
 ) -> tuple[WordTable, ReallocationReport]:
     """Find a better table for the model as it is.
@@ -150,6 +151,7 @@ def reallocate(
             it returns the same. Needed where the trust region measures.
         certificate: folder for the certificate of the table that is taken; without it none.
         on_progress: gets one line now and then.
+        on_step: gets the name of each step as it begins, on every rank.
         carry_state: whether batches are consecutive; else each begins anew, as in training.
 
     Returns:
@@ -160,7 +162,8 @@ def reallocate(
         RemoteError: on every rank but the failing one, where a rank failed otherwise.
     """
     collect = partial(collect_statistics, model, batches, carry_state=carry_state)
-    phase = _Phase(collect, table, TorchCommunicator(group), method or Method(), on_progress)
+    communicator = TorchCommunicator(group)
+    phase = _Phase(collect, table, communicator, method or Method(), on_progress, on_step)
     return phase.run(held_out_loss, certificate)
 
 
@@ -174,17 +177,20 @@ class _Phase:
         communicator: Communicator,
         method: Method,
         on_progress: Callable[[str], None],
+        on_step: Callable[[str], None],
     ) -> None:
         self.table, self.communicator, self.method = table, communicator, method
-        self.on_progress = on_progress
+        self.on_progress, self.on_step = on_progress, on_step
         self.tables: list[WordTable] = []
         self.prices: list[LossArray] = []
         self.solver_name = ""
         self.measuring_seconds = self.solving_seconds = 0.0
+        on_step("statistics")
         on_progress("adding up statistics over the training text")
         began = time.perf_counter()
         statistics = run_together(lambda: collect(storage=method.storage), communicator)
         self.statistics_seconds = time.perf_counter() - began
+        on_step("exchange")
         self.exchanged: Exchanged = exchange(
             statistics, communicator, method.exchange, method.storage
         )
@@ -236,14 +242,17 @@ class _Phase:
     def _attempt(self, stay_bonus: float, measure: Callable[[WordTable], float] | None) -> Try:
         """Solve with a bonus for staying, and measure the table."""
         began = time.perf_counter()
+        self.on_step("solve")
         solution = run_together(lambda: self._solve(stay_bonus), self.communicator)
-        table = broadcast_table(solution.table if solution else None, self.table, self.communicator)
+        self.on_step("certificate")
         proof = np.zeros(3)
         if solution is not None:
             self.prices.append(solution.prices_RC)
             proof[:] = solution.objective, solution.lower_bound, solution.gap_percent
         self.communicator.broadcast(proof)
         self.solver_name = broadcast_text(solution.solver if solution else "", 0, self.communicator)
+        self.on_step("commit")
+        table = broadcast_table(solution.table if solution else None, self.table, self.communicator)
         self.tables.append(table)
         self.solving_seconds += time.perf_counter() - began
         objective, lower_bound, gap_percent = proof.tolist()
@@ -252,6 +261,7 @@ class _Phase:
 
     def _write_certificate(self, folder: Path, taken: int, stay_bonus: float) -> None:
         """Write the part of this rank's words, unless all parts are too large."""
+        self.on_step("certificate")
         words, communicator = self.exchanged.words, self.communicator
         num_bytes = np.array([record_bytes(self.exchanged.costs)])
         communicator.all_reduce(num_bytes)

@@ -30,7 +30,7 @@ def evaluate(
     with autocast():
         totals = sum_losses(
             model,
-            all_batches(batches, processes.device, max_tokens),
+            processes.watch.through(all_batches(batches, processes.device, max_tokens)),
             carry_state=batches.carries_state,
         )
     row_nll, column_nll, tokens = processes.sum(totals).tolist()

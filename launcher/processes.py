@@ -15,12 +15,17 @@ from torch import Tensor
 from allocation import TorchCommunicator, run_together
 from data_shards import CorpusError
 from launcher.bootstrap import Place, find_place, open_store
+from launcher.watch import Limits, Watch, start_watch
 from lightrnn.errors import LightRNNError
 
 Result = TypeVar("Result")
 
 USER_ERRORS = (LightRNNError, CorpusError)
 """What a user can mend: reported in one line, exit status 2."""
+
+
+class TrainingFailure(RuntimeError):
+    """Training cannot go on, though its input was right; the same on all ranks."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,7 @@ class Processes:
         world_size: number of processes.
         device: where this process computes.
         group: all processes, for tensors on `device` and on the CPU.
+        watch: notices when one of them is lost or hangs.
     """
 
     rank: int
@@ -40,6 +46,7 @@ class Processes:
     world_size: int
     device: torch.device
     group: dist.ProcessGroup
+    watch: Watch
 
     @property
     def is_root(self) -> bool:
@@ -94,13 +101,30 @@ def joined_processes(
         world_size=-1 if store is None else world_size,
         timeout=timeout,
     )
-    assert dist.group.WORLD is not None
+    group = dist.group.WORLD
+    assert group is not None
+    watch = start_watch(
+        group,
+        place.address,
+        Limits(start_seconds=60 * timeout_minutes),
+        lambda seconds: _wait_for(group, seconds),
+        USER_ERRORS,
+    )
     try:
-        yield Processes(rank, local_rank, world_size, device, dist.group.WORLD)
+        yield Processes(rank, local_rank, world_size, device, group, watch)
     except BaseException as error:
+        watch.end_unless_agreed(error, (*USER_ERRORS, TrainingFailure))
         traceback.clear_frames(error.__traceback__)  # they hold the model
         raise
     finally:
+        watch.enter("the end")
         # A DDP model that outlives its group can deadlock in the group's destructor: collect first.
         gc.collect()
+        watch.wait_for_others()
         dist.destroy_process_group()
+        watch.leave()
+
+
+def _wait_for(group: dist.ProcessGroup, seconds: float) -> None:
+    """Let collectives of the group wait long enough for the watch to tell what they wait for."""
+    dist.distributed_c10d._set_pg_timeout(timedelta(seconds=1.5 * seconds + 10), group)

@@ -201,6 +201,18 @@ class CheckpointSettings:
 
 
 @dataclass(frozen=True, config=_STRICT)
+class ProcessSettings:
+    """How long processes wait for one of them before the run ends and names it."""
+
+    start_timeout_minutes: PositiveFloat = _doc(
+        10.0, "until the first step is taken, and for each checkpoint and report"
+    )
+    step_timeout_seconds: PositiveFloat = _doc(
+        180.0, "in a step, and for a sign of life of a host or process wherever it is"
+    )
+
+
+@dataclass(frozen=True, config=_STRICT)
 class MetricsSettings:
     """Where metrics go besides `metrics.jsonl` and TensorBoard."""
 
@@ -218,6 +230,7 @@ class Settings:
     train: TrainSettings = field(default_factory=TrainSettings)
     allocation: AllocationSettings = field(default_factory=AllocationSettings)
     checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
+    processes: ProcessSettings = field(default_factory=ProcessSettings)
     metrics: MetricsSettings = field(default_factory=MetricsSettings)
 
 

@@ -31,6 +31,7 @@ def stage_corpus(corpus: Corpus, settings: Settings, processes: Processes) -> Co
     """
     if not settings.data.stage_dir:
         return corpus
+    processes.watch.enter("staging", seconds=60 * COPYING_MINUTES)
     communicator = TorchCommunicator(processes.new_group(COPYING_MINUTES))
     folder = Path(settings.data.stage_dir) / corpus.fingerprint
     # Names differ in length, their hashes do not.

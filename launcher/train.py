@@ -34,7 +34,12 @@ from launcher.logs import log_to_console, log_to_file
 from launcher.metrics import Metrics
 from launcher.optimization import autocast_for, learning_rate
 from launcher.prefetch import Prefetched
-from launcher.processes import USER_ERRORS, Processes, joined_processes
+from launcher.processes import (
+    USER_ERRORS,
+    Processes,
+    TrainingFailure,
+    joined_processes,
+)
 from launcher.report import write_report
 from launcher.rounds import is_multiple, steps_at
 from launcher.run_dir import RunDirectory
@@ -53,18 +58,15 @@ from launcher.setup import (
 from launcher.staging import stage_corpus
 from launcher.state import TrainingState
 from launcher.stop import STOPPED, StopRequest
+from launcher.watch import FAILED, INTERRUPTED, Limits
 from lightrnn import Losses, WordTable
 from lightrnn.dropout import dropout_keys
 
 log = logging.getLogger("lightrnn")
 
-DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
-"""Exit statuses, besides `STOPPED`: the target was reached; training failed; the input is wrong;
-ended at once by a second SIGINT."""
-
-
-class TrainingFailure(RuntimeError):
-    """Training cannot go on, though its input was right."""
+DONE, WRONG_INPUT = 0, 2
+"""Exit statuses besides `FAILED`, `INTERRUPTED` and `STOPPED`: the target was reached; the input
+is wrong."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -98,13 +100,18 @@ def train(settings: Settings, processes: Processes) -> int:
         TrainingFailure: the loss or the gradient is not finite.
     """
     run = RunDirectory(Path(settings.run_dir))
+    waits = settings.processes
+    processes.watch.expect(Limits(60 * waits.start_timeout_minutes, waits.step_timeout_seconds))
+    processes.watch.enter("preparation")
     processes.together(lambda: check_extras(settings))
     corpus = processes.together(lambda: open_corpus(settings, processes))
     corpus = stage_corpus(corpus, settings, processes)
     rank, world_size = processes.rank, processes.world_size
     batches = processes.together(lambda: cut_batches(corpus, settings, rank, world_size))
     solver_group = processes.new_group(settings.allocation.timeout_minutes)
+    processes.watch.enter("first table", seconds=60 * settings.allocation.timeout_minutes)
     table = first_table(settings, corpus, batches, run, processes, solver_group)
+    processes.watch.enter("resume")
     autocast = processes.together(lambda: autocast_for(settings.train, processes.device))
     model = processes.together(lambda: first_model(settings, table, processes.device))
     engine = make_engine(settings, model, processes)
@@ -141,6 +148,7 @@ def train(settings: Settings, processes: Processes) -> int:
         )
         with StopRequest() as stop_request:
             reached = trainer.train(stop_request)
+    processes.watch.enter("report", seconds=processes.watch.patience_seconds)
     if processes.is_root:
         log.info("report: %s", write_report(run.path))
     dist.barrier()  # a launcher ends the others as soon as one has left
@@ -235,7 +243,8 @@ class Trainer:
     def _step(self, prefetched: Prefetched[DeviceBatch], stop_requested: bool) -> bool:
         """Take one step; return whether any rank was asked to stop."""
         started = time.perf_counter()
-        settings, state = self.settings.train, self.state
+        settings, state, watch = self.settings.train, self.state, self.processes.watch
+        watch.enter("data", step=state.step)
         inputs, targets, num_tokens = next(prefetched)
         self.interval.data_wait_seconds += time.perf_counter() - started
         if state.step % self.steps_per_epoch == 0 or not self.batches.train.carries_state:
@@ -243,10 +252,12 @@ class Trainer:
         keys = dropout_keys(settings.seed, state.step, state.lanes, self.processes.device)
         rate = learning_rate(state.step, self.total_steps, settings)
 
+        watch.enter("forward")
         with self.autocast():
             row_nll, column_nll, new_state = state.engine.forward(
                 inputs, targets, state.lane_state, keys
             )
+        watch.enter("gradient all-reduce")
         # Whether any rank was asked to stop; on its way while the gradient is computed.
         stop = torch.tensor(float(stop_requested))
         agreed = dist.all_reduce(stop, dist.ReduceOp.MAX, async_op=True)
@@ -262,6 +273,7 @@ class Trainer:
         state.lane_state = new_state.detach().float()
         state.step += 1
         state.valid_perplexity = 0.0
+        watch.start_steps()
 
         self.interval.losses += torch.stack([row_nll.detach(), column_nll.detach()])
         self.interval.tokens += num_tokens
@@ -277,6 +289,7 @@ class Trainer:
         them as the uninterrupted run does, so that sums over ranks round alike; it also finds out
         before the first step whether the memory suffices.
         """
+        self.processes.watch.enter("rehearsal")
         inputs, targets = to_device(self.train_batches.batch(0), self.processes.device)
         keys = dropout_keys(0, 0, self.state.lanes, self.processes.device)
         with self.autocast():
@@ -302,29 +315,33 @@ class Trainer:
         return self._evaluate(self.batches.valid).perplexity if self.batches.valid else None
 
     def _evaluate(self, batches: Batches, max_tokens: int | None = None) -> Losses:
+        self.processes.watch.enter("evaluation", step=self.state.step)
         return evaluate(self.state.model, batches, self.processes, self.autocast, max_tokens)
 
     def _reallocate(self) -> None:
         """Move words where that helps; tell what was promised and what came of it."""
         state, settings = self.state, self.settings.allocation
+        watch, longest_seconds = self.processes.watch, 60 * settings.timeout_minutes
         before = state.valid_perplexity or self._valid_perplexity()
         train = self.train_batches
         with self.autocast():
             table, report = reallocate(
                 state.model,
                 state.table,
-                all_batches(train, self.processes.device, settings.tokens or None),
+                watch.through(all_batches(train, self.processes.device, settings.tokens or None)),
                 group=self.solver_group,
                 method=self._reallocation_method(),
                 held_out_loss=self._held_out_loss,
                 certificate=self.run.certificate(state.table_version + 1),
                 on_progress=lambda line: log.info("  reallocation: %s", line),
+                on_step=lambda step: watch.enter(f"reallocation: {step}", seconds=longest_seconds),
                 carry_state=train.carries_state,
             )
         state.rounds = state.rounds.after_reallocation()
         if not report.accepted:
             self._record("kept", **asdict(report))
             return
+        watch.enter("reallocation: commit")
         state.set_table(table, state.table_version + 1)
         after = self._valid_perplexity()
         state.valid_perplexity = after or 0.0
@@ -364,6 +381,7 @@ class Trainer:
             state.model.set_table(state.table)
 
     def _log_interval(self) -> None:
+        self.processes.watch.enter("log", step=self.state.step)
         interval, self.interval = self.interval, self._new_interval()
         row_nll, column_nll = self.processes.sum(interval.losses).tolist()
         losses = Losses(row_nll, column_nll, interval.tokens)
@@ -381,6 +399,8 @@ class Trainer:
         )
 
     def _save(self) -> None:
+        watch = self.processes.watch
+        watch.enter("checkpoint", step=self.state.step, seconds=watch.patience_seconds)
         save_checkpoint(
             self.run,
             self.state,

@@ -247,7 +247,7 @@ def _spread(costs: CellCosts) -> float:
     return spread
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def _push(bidders, num_bidders, words):  # type: ignore[no-untyped-def]
     """Put words on top of the stack of bidders, the first of them uppermost."""
     for word in words[::-1]:
@@ -256,7 +256,7 @@ def _push(bidders, num_bidders, words):  # type: ignore[no-untyped-def]
     return num_bidders
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def _bid(  # type: ignore[no-untyped-def]
     bidders,
     num_bidders,

@@ -92,7 +92,7 @@ def optimal_prices(loss_VM: LossArray, cell_of_word: npt.NDArray[np.intp]) -> Lo
     return prices_M
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def _raise_prices(loss_VM, cell_of_word, rounding):  # type: ignore[no-untyped-def]
     num_words, num_cells = loss_VM.shape
     prices_M = np.zeros(num_cells)

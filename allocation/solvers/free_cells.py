@@ -47,7 +47,7 @@ def place_in_free_cells(
         cell_of_word[block] = _take_free_cells(by_row, by_column, best_rows_NK, free_RC, num_free_R)
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def _take_free_cells(  # type: ignore[no-untyped-def]
     row_loss_NR, column_loss_NC, best_rows_NK, free_RC, num_free_R
 ):

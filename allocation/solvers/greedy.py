@@ -96,7 +96,7 @@ def _mean_beyond_best(loss_NL: FloatArray) -> LossArray:
     return np.asarray((loss_NL.sum(axis=1) - loss_NL.min(axis=1)) / num_others)
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def _take_best_with_room(loss_NL, room_L):  # type: ignore[no-untyped-def]
     """Give each word in turn the best place with room, and take the room; int32 [N]."""
     places_N = np.empty(len(loss_NL), np.int32)

@@ -145,7 +145,7 @@ def _list_edges(costs: CellCosts) -> _Edges:
     return edges
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def _propose(  # type: ignore[no-untyped-def]
     proposing,
     num_proposing,

@@ -87,7 +87,7 @@ def cluster_rows(vectors_VD: FloatArray, weights_V: FloatArray, start: WordTable
     return WordTable(row_of_word, column_of_word, start.num_rows, start.num_columns)
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def _choose_rows(  # type: ignore[no-untyped-def]
     words, likeness_NR, capacity, sizes_R, row_of_word
 ):
