@@ -129,7 +129,7 @@ class Rival(nn.Module):
         inputs_BT: Tensor,
         targets_BT: Tensor,
         state: Tensor,
-        dropout_keys_B: Tensor | None = None,
+        dropout_keys: Tensor | None = None,
     ) -> WordLoss:
         """Return the summed loss of `targets_BT`, each predicted from all words before it.
 
@@ -137,16 +137,17 @@ class Rival(nn.Module):
             inputs_BT: the word before each target, integer [B, T].
             targets_BT: words to predict, integer [B, T]; `NO_WORD` where a lane has ended.
             state: recurrent state, [S, L, B, H].
-            dropout_keys_B: keys of `lane_keys`, needed for reproducible dropout in training.
+            dropout_keys: of `lightrnn.dropout`, needed for reproducible dropout in training.
         """
-        hidden = self.dropouts[0](self.embedding(inputs_BT.t()), dropout_keys_B)
+        keys_B = None if dropout_keys is None else dropout_keys[1:]
+        hidden = self.dropouts[0](self.embedding(inputs_BT.t()), keys_B)
         new_states = []
         for layer, dropout, layer_state in zip(
             self.layers, list(self.dropouts)[1:], state.unbind(1), strict=True
         ):
             tensors_1BH = tuple(tensor.unsqueeze(0) for tensor in layer_state)
             hidden, new = layer(hidden, tensors_1BH if len(tensors_1BH) == 2 else tensors_1BH[0])
-            hidden = dropout(hidden, dropout_keys_B)
+            hidden = dropout(hidden, keys_B)
             new_states.append(torch.cat(new if isinstance(new, tuple) else (new,)))
         nll = self.head(hidden.flatten(0, 1), targets_BT.t().flatten().long())
         return WordLoss(nll, torch.stack(new_states, dim=1))

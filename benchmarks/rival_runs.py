@@ -28,7 +28,7 @@ from launcher.processes import joined_processes
 from launcher.settings import ModelSettings, TrainSettings
 from launcher.setup import make_model
 from lightrnn import LightRNN, WordTable, default_shape
-from lightrnn.dropout import lane_keys
+from lightrnn.dropout import dropout_keys
 
 Name = Literal["lightrnn"] | RivalName
 LIGHTRNN: Name = "lightrnn"
@@ -186,7 +186,7 @@ class Contestant:
     def step(self) -> Tensor:
         """Take one training step; return the gradient's norm."""
         inputs, targets = next(self.batches)
-        keys = lane_keys(self.plan.seed, self.steps, range(self.plan.num_lanes), self.device)
+        keys = dropout_keys(self.plan.seed, self.steps, range(self.plan.num_lanes), self.device)
         with self.autocast():
             *nll, state = self.model(inputs, targets, self.state, keys)
         (sum(nll) / self.plan.words_per_step).backward()
