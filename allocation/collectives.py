@@ -108,3 +108,12 @@ def gather_bytes(content: bytes, communicator: Communicator) -> list[bytes]:
     contents[communicator.rank] = list(content)
     communicator.all_reduce(contents)
     return [one.tobytes() for one in contents]
+
+
+def gather_texts(text: str, communicator: Communicator) -> list[str]:
+    """Return every rank's text, in rank order, on every rank."""
+    content = text.encode(errors="backslashreplace")
+    own_length = len(content).to_bytes(8)
+    lengths = [int.from_bytes(one) for one in gather_bytes(own_length, communicator)]
+    padded = gather_bytes(content.ljust(max(lengths)), communicator)
+    return [one[:length].decode() for one, length in zip(padded, lengths, strict=True)]

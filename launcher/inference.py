@@ -7,7 +7,7 @@ from pathlib import Path
 
 from data_shards import EOS, Corpus, CorpusError, TextOptions, Tokenization, Vocabulary, words_of
 from launcher.batches import evaluation_batches
-from launcher.checkpoint import choose_checkpoint, load_model, load_vocabulary, verify_checkpoint
+from launcher.checkpoints import choose_checkpoint, load_model, load_vocabulary, verify_checkpoint
 from launcher.evaluation import evaluate
 from launcher.optimization import autocast_for
 from launcher.processes import Processes

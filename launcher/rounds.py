@@ -15,10 +15,12 @@ class Rounds:
     Attributes:
         done: reallocations so far.
         last_perplexity: of the validation before this one, since the last reallocation; 0 for none.
+        due: whether a reallocation is to follow before the next step.
     """
 
     done: int = 0
     last_perplexity: float = 0.0
+    due: bool = False
 
     def after_validation(
         self, perplexity: float, settings: AllocationSettings
@@ -29,6 +31,10 @@ class Rounds:
         )
         due = settings.when == "plateau" and stalled and self.done < settings.max_rounds
         return replace(self, last_perplexity=perplexity), due
+
+    def before_reallocation(self) -> "Rounds":
+        """Return the state in which a reallocation is due."""
+        return replace(self, due=True)
 
     def after_reallocation(self) -> "Rounds":
         """Return the state that a new round starts with."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data_shards.files import sync_file
 from launcher.settings import CONFIG_FILE
 from lightrnn import LightRNNError, WordTable
 
@@ -91,16 +92,23 @@ class RunDirectory:
         """Write a table version."""
         temporary = self.tables / f".{version}.tmp"
         table.save(temporary)
+        sync_file(temporary)
         temporary.replace(self.table(version))
 
     def copy_vocabulary(self, source: Path) -> None:
         """Copy the corpus's vocabulary into the run."""
         temporary = self.path / ".vocabulary.tmp"
         shutil.copyfile(source, temporary)
+        sync_file(temporary)
         temporary.replace(self.vocabulary)
 
-    def rewind(self, step: int, table_version: int) -> None:
+    def rewind(self, step: int, table_version: int, *, reallocation_due: bool = False) -> None:
         """Drop what came after a checkpoint which is resumed from: metrics, tables, certificates.
+
+        Args:
+            step: of the checkpoint.
+            table_version: of the table in it.
+            reallocation_due: whether it was written before the reallocation at this step.
 
         Raises:
             RunError: the metrics are damaged elsewhere than in a last line without an end.
@@ -110,7 +118,8 @@ class RunDirectory:
                 lines = [
                     line
                     for line in self.metrics.read_text().splitlines(keepends=True)
-                    if line.endswith("\n") and _came_before(json.loads(line), step)
+                    if line.endswith("\n")
+                    and _came_before(json.loads(line), step, reallocation_due)
                 ]
             except (ValueError, KeyError, TypeError) as error:
                 raise RunError(
@@ -126,7 +135,9 @@ class RunDirectory:
                 shutil.rmtree(later)
 
 
-def _came_before(record: dict[str, Any], step: int) -> bool:
+def _came_before(record: dict[str, Any], step: int, reallocation_due: bool) -> bool:
+    if record["event"] in ("reallocation", "kept") and reallocation_due:
+        return bool(record["step"] < step)
     # A run that goes on ends anew.
     return bool(record["step"] <= step and record["event"] != "end")
 

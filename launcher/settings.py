@@ -195,9 +195,19 @@ class CheckpointSettings:
     """When the whole state is written, and how many are kept."""
 
     every_steps: PositiveInt = _doc(
-        1000, "steps between checkpoints; one follows a reallocation too"
+        1000, "steps between checkpoints; one precedes and one follows a reallocation too"
+    )
+    every_minutes: NonNegativeFloat = _doc(
+        30.0, "minutes after which one is written anyway; 0 for no such time"
     )
     keep: PositiveInt = _doc(2, "newest checkpoints kept, besides the best by validation")
+    keep_every_steps: NonNegativeInt = _doc(
+        0, "those whose step is a multiple of this are kept too; 0 for none"
+    )
+    mode: Literal["sync", "async"] = _doc(
+        "sync", "async: training waits only until the state is copied to the host's memory"
+    )
+    timeout_minutes: PositiveFloat = _doc(30.0, "how long ranks wait for each other's files")
 
 
 @dataclass(frozen=True, config=_STRICT)

@@ -11,15 +11,18 @@ import torch
 import torch.distributed as dist
 
 from allocation import TorchCommunicator, run_together
+from allocation.collectives import broadcast_text
 from allocation.warm_start import context_table, svd_table
 from data_shards import Batches, Corpus, Shard
 from data_shards.corpus import check_file
 from launcher.batches import all_batches, evaluation_batches, training_batches
-from launcher.checkpoint import (
+from launcher.checkpoints import (
     CheckpointError,
+    Meta,
     list_checkpoints,
     load_checkpoint,
-    verify_checkpoint,
+    newest_whole_checkpoint,
+    read_meta,
 )
 from launcher.processes import USER_ERRORS, Processes
 from launcher.run_dir import RunDirectory
@@ -258,19 +261,27 @@ def resume(
     settings: Settings,
     corpus: Corpus,
     processes: Processes,
-) -> bool:
-    """Fill `state` from the newest checkpoint; return whether there was one.
+) -> Path | None:
+    """Fill `state` from the newest checkpoint that is whole, and return it; None without any.
 
     Raises:
-        CheckpointError: it is damaged, or from another corpus, model, or table.
+        CheckpointError: none is whole, or it is from another corpus, model, or table.
         RunError: the metrics are damaged.
     """
 
-    def find() -> tuple[Path, Any] | None:
-        checkpoints = list_checkpoints(run)
-        if not checkpoints:
-            return None
-        meta = verify_checkpoint(checkpoints[-1])
+    def find() -> str:
+        # By rank 0 alone: it moves damaged ones aside.
+        whole = newest_whole_checkpoint(run) if processes.is_root else None
+        return whole.name if whole else ""
+
+    own = processes.together(find)
+    name = broadcast_text(own, 0, TorchCommunicator(processes.group))
+    if not name:
+        return None
+    checkpoint = run.checkpoints / name
+
+    def check() -> Meta:
+        meta = read_meta(checkpoint)
         if meta.loader["corpus_fingerprint"] != corpus.fingerprint:
             raise CheckpointError(
                 f"{run.path} was trained on the corpus {meta.loader['corpus_fingerprint'][:12]}, "
@@ -280,21 +291,17 @@ def resume(
         for name, found in fixed_settings(settings, state).items():
             if meta.fixed.get(name) != found:
                 raise CheckpointError(
-                    f"{checkpoints[-1]} was made with {name}={meta.fixed.get(name)}, found "
-                    f"{found}; set {name} as it was, or start another --run-dir"
+                    f"{checkpoint} was made with {name}={meta.fixed.get(name)}, found {found}; "
+                    f"set {name} as it was, or start another --run-dir"
                 )
-        return checkpoints[-1], meta
+        return meta
 
-    found = processes.together(find)
-    if found is None:
-        return False
-    checkpoint, meta = found
-    load_checkpoint(checkpoint, meta, state)
+    load_checkpoint(checkpoint, processes.together(check), state)
 
     def rewind() -> None:
         if processes.is_root:
-            run.rewind(state.step, state.table_version)
+            run.rewind(state.step, state.table_version, reallocation_due=state.rounds.due)
 
     processes.together(rewind)
     log.info("resumed from %s (table version %d)", checkpoint, state.table_version)
-    return True
+    return checkpoint

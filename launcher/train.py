@@ -27,7 +27,8 @@ from allocation import Method, Storage, TrustRegion, reallocate
 from data_shards import Batches, Corpus, count_targets, unigram_perplexity
 from launcher.batches import DeviceBatch, all_batches, to_device, training_steps
 from launcher.bootstrap import find_place
-from launcher.checkpoint import save_checkpoint
+from launcher.checkpoints import Saver, take_snapshot
+from launcher.checkpoints.intervals import SaveClock
 from launcher.engines import make_engine
 from launcher.evaluation import Autocast, evaluate
 from launcher.logs import log_to_console, log_to_file
@@ -116,25 +117,29 @@ def train(settings: Settings, processes: Processes) -> int:
     model = processes.together(lambda: first_model(settings, table, processes.device))
     engine = make_engine(settings, model, processes)
     state = TrainingState(model, engine, table, batches.train.lanes)
-    resumed = resume(run, state, settings, corpus, processes)
+    resumed_from = resume(run, state, settings, corpus, processes)
 
     def prepare_folder() -> None:
         if processes.is_root:
             run.create()
             run.write_config(to_toml(settings))
             run.copy_vocabulary(corpus.path / corpus.manifest.vocabulary.file)
-            if not resumed:
+            if resumed_from is None:
                 run.rewind(-1, -1)
             run.write_table(state.table, state.table_version)
 
     processes.together(prepare_folder)
     processes.together(lambda: log_to_file(run.log(processes.rank), processes.rank))
-    with Metrics(
-        run,
-        state.step,
-        enabled=processes.is_root,
-        wandb_project=settings.metrics.wandb_project,
-    ) as metrics:
+    saving_group = processes.new_group(settings.checkpoint.timeout_minutes)
+    with (
+        Metrics(
+            run,
+            state.step,
+            enabled=processes.is_root,
+            wandb_project=settings.metrics.wandb_project,
+        ) as metrics,
+        Saver(run, settings.checkpoint, saving_group, processes.device, resumed_from) as saver,
+    ):
         trainer = Trainer(
             settings=settings,
             processes=processes,
@@ -143,6 +148,7 @@ def train(settings: Settings, processes: Processes) -> int:
             batches=batches,
             state=state,
             metrics=metrics,
+            saver=saver,
             autocast=autocast,
             solver_group=solver_group,
         )
@@ -177,6 +183,7 @@ class Trainer:
     batches: SplitBatches
     state: TrainingState
     metrics: Metrics
+    saver: Saver
     autocast: Autocast
     solver_group: dist.ProcessGroup
 
@@ -184,6 +191,7 @@ class Trainer:
         self.steps_per_epoch = self.batches.train.num_steps
         self.total_steps = max(1, round(self.settings.train.epochs * self.steps_per_epoch))
         self.interval = self._new_interval()
+        self.save_clock = SaveClock(self.settings.checkpoint.every_minutes)
 
     @property
     def epoch(self) -> float:
@@ -208,11 +216,19 @@ class Trainer:
         self._rehearse()
         if state.step == 0:
             self._validate()
+        if state.rounds.due:
+            self._reallocate()
+            self._save()
         steps = range(state.step, self.total_steps)
         upcoming = training_steps(self.batches.train, steps, self.processes.device)
         with Prefetched(upcoming) as prefetched:
             while state.step < self.total_steps:
-                stop = self._step(prefetched, stop_request.received)
+                # A checkpoint that failed ends training as a request to stop does, on all ranks.
+                stop, save_due = self._step(
+                    prefetched, stop_request.received or self.saver.has_failed
+                )
+                if stop:
+                    self.saver.wait()
                 stop = stop or state.step == settings.train.max_steps
                 at_end = state.step == self.total_steps
                 if state.step % settings.train.log_every_steps == 0 or at_end or stop:
@@ -224,9 +240,11 @@ class Trainer:
                 if eval_due or at_end:
                     due = self._validate() or due
                 if due and not at_end:
+                    state.rounds = state.rounds.before_reallocation()
+                    self._save()
                     self._reallocate()
-                saved = state.step % settings.checkpoint.every_steps == 0
-                if saved or eval_due or due or at_end or stop:
+                save_due = save_due or state.step % settings.checkpoint.every_steps == 0
+                if save_due or eval_due or due or at_end or stop:
                     self._save()
                 if stop and not at_end:
                     log.info(
@@ -240,8 +258,8 @@ class Trainer:
         state.engine.close()
         return state.step == self.total_steps
 
-    def _step(self, prefetched: Prefetched[DeviceBatch], stop_requested: bool) -> bool:
-        """Take one step; return whether any rank was asked to stop."""
+    def _step(self, prefetched: Prefetched[DeviceBatch], stop_requested: bool) -> tuple[bool, bool]:
+        """Take one step; return whether any rank was asked to stop, and whether to save by time."""
         started = time.perf_counter()
         settings, state, watch = self.settings.train, self.state, self.processes.watch
         watch.enter("data", step=state.step)
@@ -258,9 +276,11 @@ class Trainer:
                 inputs, targets, state.lane_state, keys
             )
         watch.enter("gradient all-reduce")
-        # Whether any rank was asked to stop; on its way while the gradient is computed.
-        stop = torch.tensor(float(stop_requested))
-        agreed = dist.all_reduce(stop, dist.ReduceOp.MAX, async_op=True)
+        # [any rank was asked to stop, time to save by rank 0's clock]; on its way while the
+        # gradient is computed.
+        save_due = self.processes.is_root and self.save_clock.is_due
+        signs = torch.tensor([float(stop_requested), float(save_due)])
+        agreed = dist.all_reduce(signs, dist.ReduceOp.MAX, async_op=True)
         # The loss is the mean over the tokens of all ranks.
         state.engine.backward((row_nll + column_nll) / max(num_tokens, 1))
         agreed.wait()
@@ -280,7 +300,7 @@ class Trainer:
         self.interval.steps += 1
         self.interval.seconds += time.perf_counter() - started
         self.last_norm, self.last_rate = norm, rate
-        return bool(stop)
+        return bool(signs[0]), bool(signs[1])
 
     def _rehearse(self) -> None:
         """Run one step forwards and backwards and throw its gradient away.
@@ -399,16 +419,15 @@ class Trainer:
         )
 
     def _save(self) -> None:
-        watch = self.processes.watch
-        watch.enter("checkpoint", step=self.state.step, seconds=watch.patience_seconds)
-        save_checkpoint(
-            self.run,
-            self.state,
-            loader=loader_position(self.corpus, self.batches.train, self.state.step),
-            fixed=fixed_settings(self.settings, self.state),
-            keep=self.settings.checkpoint.keep,
-            processes=self.processes,
+        state, watch = self.state, self.processes.watch
+        watch.enter("checkpoint", step=state.step, seconds=watch.patience_seconds)
+        snapshot = take_snapshot(
+            state,
+            loader=loader_position(self.corpus, self.batches.train, state.step),
+            fixed=fixed_settings(self.settings, state),
         )
+        self.saver.save(snapshot)
+        self.save_clock.restart()
 
     def _announce(self) -> None:
         """Tell what was derived from the settings."""

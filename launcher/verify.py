@@ -6,7 +6,7 @@ from pathlib import Path
 
 from allocation import check_certificate
 from data_shards import Corpus, Vocabulary, local_workers
-from launcher.checkpoint import (
+from launcher.checkpoints import (
     CheckpointError,
     list_checkpoints,
     load_vocabulary,

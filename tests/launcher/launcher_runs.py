@@ -27,9 +27,9 @@ import torch
 from torch import Tensor
 from torch.distributed.checkpoint.state_dict_loader import load
 
-from launcher.checkpoint import list_checkpoints
+from launcher.checkpoints import list_checkpoints
+from launcher.checkpoints.safe_reader import SafeReader
 from launcher.run_dir import RunDirectory
-from launcher.safe_reader import SafeReader
 from lightrnn import WordTable
 
 Program = Literal["train", "lightrnn"]
@@ -331,7 +331,7 @@ def checkpoint_of(run_dir: Path, step: int) -> Path:
 
 def checkpoint_steps(run_dir: Path) -> list[int]:
     """Return the steps of a run's valid checkpoints."""
-    return [int(path.name[5:]) for path in list_checkpoints(RunDirectory(run_dir))]
+    return [int(path.name.rpartition("-")[2]) for path in list_checkpoints(RunDirectory(run_dir))]
 
 
 def read_tensors(checkpoint: Path) -> dict[str, Tensor]:

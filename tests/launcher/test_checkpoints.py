@@ -14,28 +14,31 @@ from launcher_runs import checkpoint_steps
 from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex
 from torch.distributed.checkpoint.state_dict_saver import save
 
-from launcher.checkpoint import (
+from launcher.checkpoints import (
     CheckpointError,
+    Saver,
     best_checkpoint,
+    checkpoint_name,
     choose_checkpoint,
     list_checkpoints,
     load_checkpoint,
     load_model,
     read_meta,
-    save_checkpoint,
+    take_snapshot,
     verify_checkpoint,
 )
+from launcher.checkpoints.safe_reader import SafeReader
 from launcher.engines import DDPEngine
 from launcher.processes import Processes, joined_processes
 from launcher.rounds import Rounds
 from launcher.run_dir import RunDirectory, RunError
-from launcher.safe_reader import SafeReader
-from launcher.settings import TrainSettings
+from launcher.settings import CheckpointSettings, TrainSettings
 from launcher.state import TrainingState
 from lightrnn import LightRNN, ModelShape, WordTable
 
 NUM_WORDS = 11
 LANES = range(0, 3)
+KEEP_ALL = CheckpointSettings(keep=9)
 
 
 @pytest.fixture
@@ -66,16 +69,20 @@ def some_state(seed: int, *, cell: str = "lstm", optimizer: str = "adam") -> Tra
     return state
 
 
-def write(run: RunDirectory, state: TrainingState, processes: Processes, keep: int = 9) -> Path:
-    save_checkpoint(
-        run,
+def write(
+    run: RunDirectory,
+    state: TrainingState,
+    processes: Processes,
+    settings: CheckpointSettings = KEEP_ALL,
+) -> Path:
+    snapshot = take_snapshot(
         state,
         loader={"corpus_fingerprint": "abc", "epoch": 1, "step": 2, "num_lanes": 3},
         fixed={"train.seed": 1},
-        keep=keep,
-        processes=processes,
     )
-    return run.checkpoints / f"step-{state.step:08d}"
+    with Saver(run, settings, processes.group, processes.device) as saver:
+        saver.save(snapshot)
+    return run.checkpoints / checkpoint_name(state.step, reallocation_due=state.rounds.due)
 
 
 def tensors_of(state: TrainingState) -> dict[str, torch.Tensor]:
@@ -142,11 +149,12 @@ def test_the_newest_and_the_best_are_kept(tmp_path: Path, processes: Processes) 
     for step, perplexity in perplexities.items():
         state = some_state(2)
         state.step, state.valid_perplexity = step, perplexity
-        write(run, state, processes, keep=2)
+        write(run, state, processes, CheckpointSettings(keep=2))
         kept.append(checkpoint_steps(tmp_path))
     assert kept == [[1], [1, 2], [2, 3], [2, 3, 4], [2, 4, 5], [2, 5, 6]]
     assert sorted(path.name for path in run.checkpoints.iterdir()) == [
-        f"step-{step:08d}" for step in (2, 5, 6)
+        "latest",
+        *(f"step-{step:08d}" for step in (2, 5, 6)),
     ]
     best = best_checkpoint(list_checkpoints(run))
     assert best == run.checkpoints / "step-00000002"
@@ -162,7 +170,7 @@ def test_the_best_of_none_measured_is_the_newest(tmp_path: Path, processes: Proc
     for step in (1, 2):
         state = some_state(2)
         state.step, state.valid_perplexity = step, 0.0
-        write(run, state, processes, keep=1)
+        write(run, state, processes, CheckpointSettings(keep=1))
     assert checkpoint_steps(tmp_path) == [2]
     assert choose_checkpoint(run, "best").name == "step-00000002"
 
@@ -220,8 +228,8 @@ def test_every_damage_is_found(tmp_path: Path, processes: Processes) -> None:
     [
         (lambda text: text[: len(text) // 2], "cannot be read"),
         (lambda text: "", "cannot be read"),
-        (lambda text: "[]", "format version None"),
-        (lambda text: text.replace('"format_version": 1', '"format_version": 2'), "version 2"),
+        (lambda text: "[]", "no format version"),
+        (lambda text: text.replace('"format_version": 2', '"format_version": 3'), "version 3"),
         (lambda text: text.replace('"step"', '"stop"', 1), "damaged"),
         (lambda text: "\xff", "cannot be read"),
     ],

@@ -71,7 +71,8 @@ def test_a_run_s_folder_holds_everything(done: Path, corpus: Path, tiny: Options
         }
         assert list((checkpoint / "rng").iterdir())
     assert {path.name for path in (done / "checkpoints").iterdir()} == {
-        f"step-{step:08d}" for step in checkpoint_steps(done)
+        "latest",
+        *(f"step-{step:08d}" for step in checkpoint_steps(done)),
     }
 
 

@@ -20,7 +20,7 @@ from launcher_runs import (
 )
 
 from data_shards import PADDING, Corpus, RowOrder, SentenceBatches
-from launcher.checkpoint import load_model, read_meta
+from launcher.checkpoints import load_model, read_meta
 from lightrnn import LightRNN, ModelShape, WordTable
 from lightrnn.dropout import dropout_keys
 

@@ -17,7 +17,7 @@ from launcher_runs import (
     run,
 )
 
-from launcher.checkpoint import read_meta, verify_checkpoint
+from launcher.checkpoints import read_meta, verify_checkpoint
 from launcher.verify import verify
 from lightrnn import LightRNNError, WordTable
 

@@ -23,7 +23,7 @@ from launcher_runs import (
 )
 
 from data_shards import Corpus, LaneBatches
-from launcher.checkpoint import load_model, read_meta
+from launcher.checkpoints import load_model, read_meta
 from lightrnn import LightRNN, ModelShape, WordTable
 from lightrnn.dropout import dropout_keys
 
