@@ -134,6 +134,11 @@ class TrainSettings:
     precision: Literal["auto", "float32", "bfloat16"] = _doc(
         "auto", "auto is bfloat16 autocast on GPUs that have it, float32 elsewhere"
     )
+    average_decay: Probability = _doc(
+        0.0,
+        "share of the parameters' moving average that a step leaves; the average is what is "
+        "validated and used later; 0 for none",
+    )
     max_steps: NonNegativeInt = _doc(0, "stop with a checkpoint at this step; 0 for no stop")
     log_every_steps: PositiveInt = _doc(50, "steps between lines of the training loss")
     eval_every_epochs: PositiveFloat = _doc(1.0, "epochs between validations")

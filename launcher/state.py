@@ -1,9 +1,11 @@
 """Everything that changes while a run goes on."""
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from launcher.averaging import AveragedParameters
 from launcher.engines import Engine
 from launcher.rounds import Rounds
 from lightrnn import LightRNN, WordTable
@@ -23,6 +25,7 @@ class TrainingState:
         step: steps taken.
         rounds: state of the reallocation schedule.
         valid_perplexity: measured at this very step; 0 where it was not.
+        averaged: averages of the parameters over the steps, where they are wanted.
     """
 
     model: LightRNN
@@ -34,6 +37,7 @@ class TrainingState:
     step: int = 0
     rounds: Rounds = field(default_factory=Rounds)
     valid_perplexity: float = 0.0
+    averaged: AveragedParameters | None = None
 
     def __post_init__(self) -> None:
         self.model.set_table(self.table)
@@ -42,6 +46,10 @@ class TrainingState:
     def reset_lanes(self) -> None:
         """Forget what was read: the lanes begin anew."""
         self.lane_state = self.model.initial_state(len(self.lanes))
+
+    def best_parameters(self) -> AbstractContextManager[None]:
+        """Let the model have what predicts best meanwhile: the averages where there are any."""
+        return nullcontext() if self.averaged is None else self.averaged.in_use()
 
     def set_table(self, table: WordTable, version: int) -> None:
         """Put another table in force."""

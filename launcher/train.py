@@ -25,6 +25,7 @@ from torch import Tensor
 
 from allocation import Method, Storage, TrustRegion, reallocate
 from data_shards import Batches, Corpus, count_targets, unigram_perplexity
+from launcher.averaging import AveragedParameters
 from launcher.batches import DeviceBatch, all_batches, to_device, training_steps
 from launcher.bootstrap import find_place
 from launcher.checkpoints import Saver, take_snapshot
@@ -117,6 +118,8 @@ def train(settings: Settings, processes: Processes) -> int:
     model = processes.together(lambda: first_model(settings, table, processes.device))
     engine = make_engine(settings, model, processes)
     state = TrainingState(model, engine, table, batches.train.lanes)
+    if settings.train.average_decay:
+        state.averaged = AveragedParameters(model, settings.train.average_decay)
     resumed_from = resume(run, state, settings, corpus, processes)
 
     def prepare_folder() -> None:
@@ -292,6 +295,8 @@ class Trainer:
             )
         state.lane_state = new_state.detach().float()
         state.step += 1
+        if state.averaged is not None:
+            state.averaged.update(state.step)
         state.valid_perplexity = 0.0
         watch.start_steps()
 
@@ -336,7 +341,8 @@ class Trainer:
 
     def _evaluate(self, batches: Batches, max_tokens: int | None = None) -> Losses:
         self.processes.watch.enter("evaluation", step=self.state.step)
-        return evaluate(self.state.model, batches, self.processes, self.autocast, max_tokens)
+        with self.state.best_parameters():
+            return evaluate(self.state.model, batches, self.processes, self.autocast, max_tokens)
 
     def _reallocate(self) -> None:
         """Move words where that helps; tell what was promised and what came of it."""

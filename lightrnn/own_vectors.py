@@ -73,8 +73,31 @@ class OwnVectors(nn.Module):
             rows_N: the row of each position.
         """
         own_RCD = F.embedding(self.word_at_cell.clamp(min=0), self.vectors.weight)
-        own_NCD = F.embedding(rows_N, own_RCD.flatten(1)).view(-1, *own_RCD.shape[1:])
-        own_logits_NC = torch.bmm(own_NCD, self.predicting(hidden_NH).unsqueeze(2)).squeeze(2)
+        products = _products_by_row if rows_N.device.type == "cpu" else _products_at_once
+        own_logits_NC = products(self.predicting(hidden_NH), own_RCD, rows_N)
         return (logits_NC + own_logits_NC).masked_fill(
             (self.word_at_cell == SPARE)[rows_N], -torch.inf
         )
+
+
+def _products_at_once(query_ND: Tensor, own_RCD: Tensor, rows_N: Tensor) -> Tensor:
+    """Return each query's products with the vectors of its row, [N, C], in a few large kernels."""
+    own_NCD = F.embedding(rows_N, own_RCD.flatten(1)).view(-1, *own_RCD.shape[1:])
+    return torch.bmm(own_NCD, query_ND.unsqueeze(2)).squeeze(2)
+
+
+def _products_by_row(query_ND: Tensor, own_RCD: Tensor, rows_N: Tensor) -> Tensor:
+    """Return the same by many small products, without a copy of the row's vectors for each query.
+
+    On a CPU, where memory is what takes time, this is several times faster.
+    """
+    order_N = rows_N.argsort(stable=True)
+    num_queries = rows_N.bincount(minlength=len(own_RCD)).tolist()
+    parts = [
+        query @ own_CD.t()
+        for query, own_CD in zip(
+            torch.split(query_ND[order_N], num_queries), own_RCD.unbind(), strict=True
+        )
+        if len(query)
+    ]
+    return torch.cat(parts)[order_N.argsort()]

@@ -14,6 +14,7 @@ from torch.distributed.checkpoint.state_dict_loader import load
 
 from data_shards import Vocabulary
 from data_shards.files import sha256_of
+from launcher.averaging import AVERAGES
 from launcher.checkpoints.meta import CheckpointError, Meta
 from launcher.checkpoints.safe_reader import SafeReader
 from launcher.checkpoints.snapshot import (
@@ -39,12 +40,18 @@ def load_checkpoint(checkpoint: Path, meta: Meta, state: TrainingState) -> None:
     tensors = named_tensors(state)
     with _telling_what_does_not_fit(checkpoint):
         index = reader.read_metadata()
+    averages = {} if state.averaged is None else state.averaged.tensors()
+    has_averages = averages.keys() <= index.state_dict_metadata.keys()
+    if not has_averages:
+        tensors = {name: tensor for name, tensor in tensors.items() if name not in averages}
     for name, saved in index.state_dict_metadata.items():
         if name.startswith("optimizer.") and isinstance(saved, TensorStorageMetadata):
             tensors[name] = torch.empty(saved.size, dtype=saved.properties.dtype)
     _load(tensors, reader)
     with _telling_what_does_not_fit(checkpoint):
         state.engine.load(tensors)
+    if state.averaged is not None and not has_averages:
+        state.averaged.restart()
     state.lane_state = stack_lanes(tensors, state.lanes).to(state.model.device)
     state.set_table(table_of(tensors, meta), meta.table_version)
     state.step = meta.step
@@ -56,13 +63,21 @@ def load_checkpoint(checkpoint: Path, meta: Meta, state: TrainingState) -> None:
 def load_model(checkpoint: Path, meta: Meta, model: LightRNN) -> WordTable:
     """Fill the parameters of `model`, set the table that they were trained on, and return it.
 
+    Where the run kept averages of the parameters, these are what the model gets.
+
     Raises:
         CheckpointError: a tensor is missing or has another shape.
     """
-    tensors = model_tensors(model)
+    reader = SafeReader(checkpoint)
+    with _telling_what_does_not_fit(checkpoint):
+        saved = reader.read_metadata().state_dict_metadata
+    tensors = {}
+    for name, tensor in model_tensors(model).items():
+        average = name.replace("model.", AVERAGES, 1)
+        tensors[average if average in saved else name] = tensor
     for name in TABLE_TENSORS:
         tensors[name] = torch.empty(model.num_words, dtype=torch.int32)
-    _load(tensors, SafeReader(checkpoint))
+    _load(tensors, reader)
     table = table_of(tensors, meta)
     model.set_table(table)
     return table

@@ -74,6 +74,7 @@ def named_tensors(state: TrainingState) -> dict[str, Tensor]:
     cells = (state.table.row_of_word, state.table.column_of_word)
     return {
         **state.engine.tensors(),
+        **({} if state.averaged is None else state.averaged.tensors()),
         **dict(zip(TABLE_TENSORS, map(torch.tensor, cells), strict=True)),
         **lane_tensors(state.lane_state, state.lanes),
     }
