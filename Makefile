@@ -7,7 +7,8 @@ VENV ?= .venv
 NUM_PROCESSES ?= 2
 BIN := $(VENV)/bin
 # pip of the system installs into the environment, which then needs no pip of its own.
-PIP_INSTALL := $(PYTHON) -m pip --python $(BIN)/python install --quiet --constraint constraints.txt
+# DeepSpeed's own kernels, which need a CUDA toolkit, are not used.
+PIP_INSTALL := DS_BUILD_OPS=0 DS_ACCELERATOR=cpu $(PYTHON) -m pip --python $(BIN)/python install --quiet --constraint constraints.txt
 
 .PHONY: train test lint clean
 

@@ -13,15 +13,15 @@ from launcher.settings import SettingsError, TrainSettings
 def make_optimizer(
     parameters: Iterable[nn.Parameter], settings: TrainSettings
 ) -> torch.optim.Optimizer:
-    """Return the optimizer; its learning rate is set anew at each step."""
+    """Return the optimizer, in one kernel; its learning rate is set anew at each step."""
     rate, decay = settings.learning_rate, settings.weight_decay
     match settings.optimizer:
         case "adam":
-            return torch.optim.Adam(parameters, lr=rate, weight_decay=decay)
+            return torch.optim.Adam(parameters, lr=rate, weight_decay=decay, fused=True)
         case "adamw":
-            return torch.optim.AdamW(parameters, lr=rate, weight_decay=decay)
+            return torch.optim.AdamW(parameters, lr=rate, weight_decay=decay, fused=True)
         case "sgd":
-            return torch.optim.SGD(parameters, lr=rate, weight_decay=decay)
+            return torch.optim.SGD(parameters, lr=rate, weight_decay=decay, fused=True)
 
 
 def learning_rate(step: int, total_steps: int, settings: TrainSettings) -> float:
@@ -38,6 +38,17 @@ def learning_rate(step: int, total_steps: int, settings: TrainSettings) -> float
     return settings.learning_rate * rise * fall
 
 
+def _has_bfloat16(device: torch.device) -> bool:
+    return device.type != "cuda" or torch.cuda.is_bf16_supported()
+
+
+def wants_bfloat16(settings: TrainSettings, device: torch.device) -> bool:
+    """Return whether forward passes run in bfloat16 where that is safe."""
+    if settings.precision == "auto":
+        return device.type == "cuda" and _has_bfloat16(device)
+    return settings.precision == "bfloat16"
+
+
 def autocast_for(
     settings: TrainSettings, device: torch.device
 ) -> Callable[[], AbstractContextManager[None]]:
@@ -46,14 +57,10 @@ def autocast_for(
     Raises:
         SettingsError: bfloat16 was asked for on a GPU that does not have it.
     """
-    has_bfloat16 = device.type != "cuda" or torch.cuda.is_bf16_supported()
-    if settings.precision == "bfloat16" and not has_bfloat16:
+    if settings.precision == "bfloat16" and not _has_bfloat16(device):
         raise SettingsError(
             "train.precision=bfloat16, but this GPU has no bfloat16; use float32 or auto"
         )
-    wanted = settings.precision == "bfloat16" or (
-        settings.precision == "auto" and device.type == "cuda" and has_bfloat16
-    )
-    if not wanted:
+    if not wants_bfloat16(settings, device):
         return nullcontext
     return lambda: torch.autocast(device.type, torch.bfloat16)

@@ -41,6 +41,8 @@ def _split_commas(value: object) -> object:
     )
 
 
+EngineName = Literal["ddp", "deepspeed"]
+
 Epochs = Annotated[tuple[PositiveFloat, ...], BeforeValidator(_split_commas)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -139,9 +141,27 @@ class TrainSettings:
         "share of the parameters' moving average that a step leaves; the average is what is "
         "validated and used later; 0 for none",
     )
+    engine: EngineName = _doc(
+        "ddp", "ddp: every rank holds all; deepspeed: shared out by deepspeed.zero_stage"
+    )
+    max_skipped_steps: NonNegativeInt = _doc(
+        0,
+        "steps in a row that may be left out, since loss or gradient is not finite, before the "
+        "run fails",
+    )
     max_steps: NonNegativeInt = _doc(0, "stop with a checkpoint at this step; 0 for no stop")
     log_every_steps: PositiveInt = _doc(50, "steps between lines of the training loss")
     eval_every_epochs: PositiveFloat = _doc(1.0, "epochs between validations")
+
+
+@dataclass(frozen=True, config=_STRICT)
+class DeepSpeedSettings:
+    """For train.engine=deepspeed."""
+
+    zero_stage: Annotated[int, Field(ge=0, le=2)] = _doc(
+        1, "0: every rank holds all; 1: a share of the optimizer; 2: of the gradient too"
+    )
+    config: str = _doc("", "JSON file with further settings of DeepSpeed's; empty for none")
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -243,6 +263,7 @@ class Settings:
     table: TableSettings = field(default_factory=TableSettings)
     model: ModelSettings = field(default_factory=ModelSettings)
     train: TrainSettings = field(default_factory=TrainSettings)
+    deepspeed: DeepSpeedSettings = field(default_factory=DeepSpeedSettings)
     allocation: AllocationSettings = field(default_factory=AllocationSettings)
     checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
     processes: ProcessSettings = field(default_factory=ProcessSettings)

@@ -24,6 +24,7 @@ from launcher.checkpoints import (
     newest_whole_checkpoint,
     read_meta,
 )
+from launcher.engines import check_deepspeed
 from launcher.processes import USER_ERRORS, Processes
 from launcher.run_dir import RunDirectory
 from launcher.settings import ModelSettings, Settings, SettingsError
@@ -58,6 +59,8 @@ def check_extras(settings: Settings) -> None:
             f"metrics.wandb_project={settings.metrics.wandb_project} needs the package wandb; "
             "install lightrnn[wandb] or leave the setting empty"
         )
+    if settings.train.engine == "deepspeed":
+        check_deepspeed(settings)
 
 
 def open_corpus(settings: Settings, processes: Processes) -> Corpus:

@@ -8,6 +8,7 @@ from torch import Tensor
 from launcher.averaging import AveragedParameters
 from launcher.engines import Engine
 from launcher.rounds import Rounds
+from launcher.skipped import Skipped
 from lightrnn import LightRNN, WordTable
 
 
@@ -24,6 +25,7 @@ class TrainingState:
         table_version: number of reallocations that made the table.
         step: steps taken.
         rounds: state of the reallocation schedule.
+        skipped: steps that were left out.
         valid_perplexity: measured at this very step; 0 where it was not.
         averaged: averages of the parameters over the steps, where they are wanted.
     """
@@ -36,6 +38,7 @@ class TrainingState:
     table_version: int = 0
     step: int = 0
     rounds: Rounds = field(default_factory=Rounds)
+    skipped: Skipped = field(default_factory=Skipped)
     valid_perplexity: float = 0.0
     averaged: AveragedParameters | None = None
 

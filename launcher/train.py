@@ -12,6 +12,7 @@ import math
 import platform
 import sys
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -57,6 +58,7 @@ from launcher.setup import (
     open_corpus,
     resume,
 )
+from launcher.skipped import Arriving
 from launcher.staging import stage_corpus
 from launcher.state import TrainingState
 from launcher.stop import STOPPED, StopRequest
@@ -166,9 +168,18 @@ def train(settings: Settings, processes: Processes) -> int:
 
 @dataclass
 class Interval:
-    """Sums since the last line of the training loss, over this rank's lanes."""
+    """Sums since the last line of the training loss.
 
-    losses: Tensor
+    Attributes:
+        sums: row losses and column losses of this rank's lanes, tokens of all ranks, without steps
+            that were left out; float64 [3] on the device.
+        tokens: of all ranks, read.
+        steps: taken or left out.
+        seconds: of these steps.
+        data_wait_seconds: those that they waited for their batches.
+    """
+
+    sums: Tensor
     tokens: int = 0
     steps: int = 0
     seconds: float = 0.0
@@ -195,6 +206,7 @@ class Trainer:
         self.total_steps = max(1, round(self.settings.train.epochs * self.steps_per_epoch))
         self.interval = self._new_interval()
         self.save_clock = SaveClock(self.settings.checkpoint.every_minutes)
+        self.outcomes: deque[tuple[int, Arriving]] = deque()
 
     @property
     def epoch(self) -> float:
@@ -285,27 +297,49 @@ class Trainer:
         signs = torch.tensor([float(stop_requested), float(save_due)])
         agreed = dist.all_reduce(signs, dist.ReduceOp.MAX, async_op=True)
         # The loss is the mean over the tokens of all ranks.
-        state.engine.backward((row_nll + column_nll) / max(num_tokens, 1))
+        loss = (row_nll + column_nll) / max(num_tokens, 1)
+        state.engine.backward(loss)
         agreed.wait()
         norm = state.engine.step(rate)
-        if not norm.isfinite():
-            raise TrainingFailure(
-                f"the loss or its gradient is not finite at step {state.step}; the parameters of "
-                "the last checkpoint are whole: lower train.learning_rate or train.clip_norm"
-            )
-        state.lane_state = new_state.detach().float()
+        finite = norm.isfinite()
+        state.lane_state = torch.where(finite, new_state.detach().float(), state.lane_state)
+        self.outcomes.append((state.step, Arriving(finite)))
         state.step += 1
         if state.averaged is not None:
             state.averaged.update(state.step)
         state.valid_perplexity = 0.0
         watch.start_steps()
 
-        self.interval.losses += torch.stack([row_nll.detach(), column_nll.detach()])
+        tokens = torch.full_like(loss, num_tokens)
+        sums = torch.stack([row_nll, column_nll, tokens]).detach()
+        self.interval.sums += torch.where(finite, sums, 0.0)
         self.interval.tokens += num_tokens
         self.interval.steps += 1
         self.interval.seconds += time.perf_counter() - started
         self.last_norm, self.last_rate = norm, rate
+        # The outcome of the step before, so that the host need not wait for the device.
+        self._settle(unknown=1)
         return bool(signs[0]), bool(signs[1])
+
+    def _settle(self, unknown: int = 0) -> None:
+        """Count steps that were left out, but for so many of the last ones.
+
+        Raises:
+            TrainingFailure: too many in a row were left out.
+        """
+        state, settings = self.state, self.settings.train
+        while len(self.outcomes) > unknown:
+            step, finite = self.outcomes.popleft()
+            state.skipped = state.skipped.after_step(finite=bool(finite.wait()))
+            if not state.skipped.in_a_row:
+                continue
+            if state.skipped.in_a_row > settings.max_skipped_steps:
+                raise TrainingFailure(
+                    f"the loss or its gradient is not finite at step {step}; the parameters of "
+                    "the last checkpoint are whole: lower train.learning_rate or train.clip_norm, "
+                    "or let train.max_skipped_steps be left out"
+                )
+            log.warning("the loss or its gradient is not finite at step %d: left out", step)
 
     def _rehearse(self) -> None:
         """Run one step forwards and backwards and throw its gradient away.
@@ -321,13 +355,13 @@ class Trainer:
             losses = self.state.engine.forward(
                 inputs, targets, torch.zeros_like(self.state.lane_state), keys
             )
-        self.state.engine.backward(losses.row_nll + losses.column_nll)
-        self.state.engine.forget_gradient()
+        self.state.engine.rehearse(losses.row_nll + losses.column_nll)
 
     def _validate(self) -> bool:
         """Measure the validation perplexity; return whether it calls for a reallocation."""
         if self.batches.valid is None:
             return False
+        self._settle()
         losses = self._evaluate(self.batches.valid)
         self.state.valid_perplexity = losses.perplexity
         self.state.rounds, due = self.state.rounds.after_validation(
@@ -409,15 +443,23 @@ class Trainer:
     def _log_interval(self) -> None:
         self.processes.watch.enter("log", step=self.state.step)
         interval, self.interval = self.interval, self._new_interval()
-        row_nll, column_nll = self.processes.sum(interval.losses).tolist()
-        losses = Losses(row_nll, column_nll, interval.tokens)
+        started = time.perf_counter()
+        self._settle()
+        *nll, tokens = interval.sums.tolist()
+        interval.seconds += time.perf_counter() - started  # the device has caught up
+        if not tokens:
+            return
+        row_nll, column_nll = self.processes.sum(torch.tensor(nll, dtype=torch.float64)).tolist()
+        losses = Losses(row_nll, column_nll, round(tokens))
         speed = interval.tokens / interval.seconds
+        norm = float(self.last_norm)
         remaining = (self.total_steps - self.state.step) * interval.seconds / interval.steps
         self._record(
             "train",
             **_as_values(losses),
             learning_rate=self.last_rate,
-            grad_norm=float(self.last_norm),
+            grad_norm=norm if math.isfinite(norm) else None,
+            skipped_steps=self.state.skipped.total or None,
             tokens_per_second=speed,
             data_wait_share=interval.data_wait_seconds / interval.seconds,
             seconds_left=remaining,
@@ -427,6 +469,7 @@ class Trainer:
     def _save(self) -> None:
         state, watch = self.state, self.processes.watch
         watch.enter("checkpoint", step=state.step, seconds=watch.patience_seconds)
+        self._settle()
         snapshot = take_snapshot(
             state,
             loader=loader_position(self.corpus, self.batches.train, state.step),
@@ -482,7 +525,7 @@ class Trainer:
         )
 
     def _new_interval(self) -> Interval:
-        return Interval(torch.zeros(2, dtype=torch.float64, device=self.processes.device))
+        return Interval(torch.zeros(3, dtype=torch.float64, device=self.processes.device))
 
 
 def _as_values(losses: Losses) -> dict[str, float]:

@@ -56,6 +56,7 @@ def load_checkpoint(checkpoint: Path, meta: Meta, state: TrainingState) -> None:
     state.set_table(table_of(tensors, meta), meta.table_version)
     state.step = meta.step
     state.rounds = type(state.rounds)(**meta.rounds)
+    state.skipped = type(state.skipped)(**meta.skipped)
     state.valid_perplexity = meta.valid_perplexity
     torch.set_rng_state(load_file(checkpoint / RANDOM_STATE)["torch"])
 

@@ -33,6 +33,7 @@ class Meta:
         table_fingerprint: of that table.
         table_shape: its rows and columns.
         rounds: state of the reallocation schedule.
+        skipped: counts of steps that were left out.
         valid_perplexity: measured at this very step; 0 where it was not.
         loader: corpus fingerprint, SHA-256 of its vocabulary, how its text became words, epoch
             and step in it, lanes.
@@ -46,6 +47,7 @@ class Meta:
     table_fingerprint: str
     table_shape: list[int]
     rounds: dict[str, Any]
+    skipped: dict[str, int]
     valid_perplexity: float
     loader: dict[str, Any]
     fixed: dict[str, Any]

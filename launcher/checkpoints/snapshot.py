@@ -61,6 +61,7 @@ def take_snapshot(
         table_fingerprint=state.table.fingerprint,
         table_shape=[state.table.num_rows, state.table.num_columns],
         rounds=asdict(state.rounds),
+        skipped=asdict(state.skipped),
         valid_perplexity=state.valid_perplexity,
         loader=loader,
         fixed=fixed,

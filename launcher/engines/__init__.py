@@ -1,12 +1,13 @@
-"""What computes a run's steps on all of its processes: DDP."""
+"""What computes a run's steps on all of its processes: DDP or DeepSpeed."""
 
 from launcher.engines.ddp import DDPEngine
-from launcher.engines.engine import Engine, optimizer_tensors
+from launcher.engines.deepspeed import DeepSpeedEngine, check_deepspeed
+from launcher.engines.engine import Engine
 from launcher.processes import Processes
 from launcher.settings import Settings
 from lightrnn import LightRNN
 
-__all__ = ["DDPEngine", "Engine", "make_engine", "optimizer_tensors"]
+__all__ = ["DDPEngine", "DeepSpeedEngine", "Engine", "check_deepspeed", "make_engine"]
 
 
 def make_engine(settings: Settings, model: LightRNN, processes: Processes) -> Engine:
@@ -16,5 +17,10 @@ def make_engine(settings: Settings, model: LightRNN, processes: Processes) -> En
         settings: of the run.
         model: on this rank's device, with the same parameters on every rank.
         processes: all ranks.
+
+    Raises:
+        SettingsError: DeepSpeed does not take its settings.
     """
+    if settings.train.engine == "deepspeed":
+        return DeepSpeedEngine(settings, model, processes)
     return DDPEngine(model, settings.train, processes.world_size)

@@ -1,16 +1,17 @@
 """Every rank holds the whole model; gradients are averaged while they are computed."""
 
-import math
 from collections.abc import Mapping
+from contextlib import nullcontext
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from launcher.engines.engine import (
     loss_to_differentiate,
     model_tensors,
     optimizer_tensors,
+    prepare_update,
     state_by_parameter,
 )
 from launcher.optimization import make_optimizer
@@ -30,37 +31,36 @@ class DDPEngine:
     def __init__(self, model: LightRNN, settings: TrainSettings, world_size: int) -> None:
         self._model = model
         self._world_size = world_size
-        self._clip_norm = settings.clip_norm or math.inf
+        self._clip_norm = settings.clip_norm
         self._optimizer = make_optimizer(model.parameters(), settings)
         self._ddp = DistributedDataParallel(
             model, forward_sync_buffers=False, gradient_as_bucket_view=True
         )
 
     def forward(
-        self, inputs_BT: Tensor, targets_BT: Tensor, state: Tensor, dropout_keys_B: Tensor
+        self, inputs_BT: Tensor, targets_BT: Tensor, state: Tensor, dropout_keys: Tensor
     ) -> WordLosses:
         """Return the summed losses of this rank's lanes."""
-        losses = self._ddp(inputs_BT, targets_BT, state, dropout_keys_B)
+        losses = self._ddp(inputs_BT, targets_BT, state, dropout_keys)
         assert isinstance(losses, WordLosses)
         return losses
 
-    def backward(self, loss: Tensor) -> None:
+    def backward(self, loss: Tensor, *, last: bool = True) -> None:
         """Add the gradient of the sum of all ranks' `loss`."""
-        # DDP averages over ranks.
-        loss_to_differentiate(loss, self._world_size).backward()  # type: ignore[no-untyped-call]
+        with nullcontext() if last else self._ddp.no_sync():
+            # DDP averages over ranks.
+            loss_to_differentiate(loss, self._world_size).backward()  # type: ignore[no-untyped-call]
 
     def step(self, rate: float) -> Tensor:
         """Clip, update unless the gradient is not finite, and forget the gradient."""
-        norm = nn.utils.clip_grad_norm_(self._model.parameters(), self._clip_norm)
-        if norm.isfinite():
-            for group in self._optimizer.param_groups:
-                group["lr"] = rate
-            self._optimizer.step()
-        self.forget_gradient()
+        norm = prepare_update(self._optimizer, self._model, rate, self._clip_norm)
+        self._optimizer.step()
+        self._optimizer.zero_grad()
         return norm
 
-    def forget_gradient(self) -> None:
-        """Drop what `backward` added."""
+    def rehearse(self, loss: Tensor) -> None:
+        """Do what a step does, without effect."""
+        self.backward(loss)
         self._optimizer.zero_grad()
 
     def tensors(self) -> dict[str, Tensor]:

@@ -17,15 +17,19 @@ class Engine(Protocol):
     """
 
     def forward(
-        self, inputs_BT: Tensor, targets_BT: Tensor, state: Tensor, dropout_keys_B: Tensor
+        self, inputs_BT: Tensor, targets_BT: Tensor, state: Tensor, dropout_keys: Tensor
     ) -> WordLosses:
         """Return the summed losses of this rank's lanes, as `LightRNN.forward` does."""
         ...
 
-    def backward(self, loss: Tensor) -> None:
+    def backward(self, loss: Tensor, *, last: bool = True) -> None:
         """Add the gradient of the sum of all ranks' `loss`, scalar.
 
         Where the loss of any rank is not finite, the gradient is not finite on any rank.
+
+        Args:
+            loss: of one part of the step.
+            last: whether `step` comes next, not another part.
         """
         ...
 
@@ -39,8 +43,8 @@ class Engine(Protocol):
         """
         ...
 
-    def forget_gradient(self) -> None:
-        """Drop what `backward` added."""
+    def rehearse(self, loss: Tensor) -> None:
+        """Do what a step with this loss does, without effect."""
         ...
 
     def tensors(self) -> dict[str, Tensor]:
@@ -65,6 +69,30 @@ def loss_to_differentiate(loss: Tensor, scale: float) -> Tensor:
     Sums over ranks then tell every rank, without a message of their own.
     """
     return loss * torch.where(loss.detach().isfinite(), scale, torch.nan)
+
+
+def prepare_update(
+    optimizer: torch.optim.Optimizer, model: nn.Module, rate: float, clip_norm: float
+) -> Tensor:
+    """Tell an optimizer how far its next step goes; return the norm of the gradient, scalar.
+
+    The optimizer clips while it reads the gradient, and leaves everything as it is where the
+    gradient is not finite; nothing waits for the device.
+
+    Args:
+        optimizer: a fused one.
+        model: with gradients.
+        rate: learning rate.
+        clip_norm: largest norm of the gradient; 0 for no bound.
+    """
+    gradients = [one.grad for one in model.parameters() if one.grad is not None]
+    norm = nn.utils.get_total_norm(gradients)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    # What gradients are divided by, and whether to leave the step out: as `torch.amp` tells it.
+    optimizer.grad_scale = (norm / clip_norm).clamp(min=1.0) if clip_norm else None  # type: ignore[attr-defined]
+    optimizer.found_inf = norm.isfinite().logical_not().float()  # type: ignore[attr-defined]
+    return norm
 
 
 def model_tensors(model: LightRNN) -> dict[str, Tensor]:

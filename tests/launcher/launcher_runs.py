@@ -219,12 +219,12 @@ def _send_signal_at_step(number: signal.Signals, step: int) -> None:
     train.learning_rate = signalling
 
 
-def lose_a_number_at_step(step: int) -> Hook:
-    """Let the rank's loss be no number at a step."""
-    return partial(_lose_a_number_at_step, step)
+def lose_a_number_at_step(*steps: int) -> Hook:
+    """Let the rank's loss be no number at some steps."""
+    return partial(_lose_a_number_at_step, steps)
 
 
-def _lose_a_number_at_step(step: int) -> None:
+def _lose_a_number_at_step(steps: Sequence[int]) -> None:
     from launcher import train
     from lightrnn import LightRNN
 
@@ -238,7 +238,7 @@ def _lose_a_number_at_step(step: int) -> None:
 
     def broken(model: LightRNN, *arguments: Any) -> Any:
         losses = forward(model, *arguments)
-        return losses._replace(row_nll=losses.row_nll * float("nan")) if now == step else losses
+        return losses._replace(row_nll=losses.row_nll * float("nan")) if now in steps else losses
 
     train.dropout_keys = keys
     LightRNN.forward = broken  # type: ignore[method-assign]
@@ -310,6 +310,11 @@ def read_records(run_dir: Path, event: str | None = None) -> list[dict[str, Any]
     """Return the records of a run, or those of one event."""
     records = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     return [record for record in records if event in (None, record["event"])]
+
+
+def losses_of(run_dir: Path) -> list[float]:
+    """Return the training losses of a run, as often as they were logged."""
+    return [record["loss"] for record in read_records(run_dir, "train")]
 
 
 _TIMES = re.compile(r"seconds|_per_second|_wait_|bytes")

@@ -12,6 +12,7 @@ from launcher_runs import (
     checkpoint_steps,
     find_all_moves_bad,
     lose_a_number_at_step,
+    losses_of,
     measured,
     read_records,
     run,
@@ -22,10 +23,6 @@ from launcher.verify import verify
 from lightrnn import LightRNNError, WordTable
 
 Options = Callable[..., list[str]]
-
-
-def losses_of(run_dir: Path) -> list[float]:
-    return [record["loss"] for record in read_records(run_dir, "train")]
 
 
 @pytest.fixture(scope="module")
