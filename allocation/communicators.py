@@ -4,6 +4,7 @@ Every function is called by all ranks in the same order, but for `send` and `rec
 pickled, and no message is larger than a block.
 """
 
+import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -186,12 +187,18 @@ class MPICommunicator(Communicator):
     Args:
         comm: of mpi4py; without it all processes that `mpiexec` started.
         block_bytes: see `Communicator`.
+        timeout_seconds: how long to wait for a message; it has to outlast rank 0's longest work.
 
     Raises:
         AllocationError: mpi4py is not installed, or finds no MPI.
     """
 
-    def __init__(self, comm: "MPI.Intracomm | None" = None, block_bytes: int = BLOCK_BYTES) -> None:
+    def __init__(
+        self,
+        comm: "MPI.Intracomm | None" = None,
+        block_bytes: int = BLOCK_BYTES,
+        timeout_seconds: float = math.inf,
+    ) -> None:
         try:
             from mpi4py import MPI
         except (ImportError, RuntimeError) as error:
@@ -200,30 +207,34 @@ class MPICommunicator(Communicator):
             ) from error
         self.comm = MPI.COMM_WORLD if comm is None else comm
         super().__init__(self.comm.Get_rank(), self.comm.Get_size(), block_bytes)
-        self._in_place = MPI.IN_PLACE
+        self._in_place, self._timeout_seconds = MPI.IN_PLACE, timeout_seconds
         self._operations: dict[Reduction, MPI.Op] = {"sum": MPI.SUM, "min": MPI.MIN}
 
     def _all_reduce(self, part: Array, reduction: Reduction) -> None:
-        _finish(self.comm.Iallreduce(self._in_place, part, self._operations[reduction]))
+        self._finish(self.comm.Iallreduce(self._in_place, part, self._operations[reduction]))
 
     def _reduce(self, part: Array, root: int) -> None:
         is_root = self.rank == root
         sent, received = (self._in_place, part) if is_root else (part, None)
-        _finish(self.comm.Ireduce(sent, received, self._operations["sum"], root))
+        self._finish(self.comm.Ireduce(sent, received, self._operations["sum"], root))
 
     def _broadcast(self, part: Bytes, root: int) -> None:
-        _finish(self.comm.Ibcast(part, root))
+        self._finish(self.comm.Ibcast(part, root))
 
     def _send(self, part: Bytes, destination: int) -> None:
-        _finish(self.comm.Isend(part, destination))
+        self._finish(self.comm.Isend(part, destination))
 
     def _receive(self, part: Bytes, source: int) -> None:
-        _finish(self.comm.Irecv(part, source))
+        self._finish(self.comm.Irecv(part, source))
 
-
-def _finish(request: "MPI.Request") -> None:
-    """Wait without keeping a core busy: MPI's own waiting takes those that rank 0 solves on."""
-    pause_seconds = 1e-5
-    while not request.Test():
-        time.sleep(pause_seconds)
-        pause_seconds = min(2 * pause_seconds, 1e-3)
+    def _finish(self, request: "MPI.Request") -> None:
+        """Wait without keeping a core busy: MPI's own waiting takes those that rank 0 solves on."""
+        pause_seconds, deadline = 1e-5, time.monotonic() + self._timeout_seconds
+        while not request.Test():
+            if time.monotonic() > deadline:
+                raise RuntimeError(
+                    f"rank {self.rank} waited {self._timeout_seconds:g} seconds for a message of "
+                    "MPI; see what became of the other ranks, or raise allocation.timeout_minutes"
+                )
+            time.sleep(pause_seconds)
+            pause_seconds = min(2 * pause_seconds, 1e-3)

@@ -14,12 +14,11 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch.distributed as dist
 from torch import Tensor
 
 from allocation.certificate_files import part_of_table, write_part
 from allocation.collectives import broadcast_table, broadcast_text, run_together
-from allocation.communicators import Communicator, TorchCommunicator
+from allocation.communicators import Communicator
 from allocation.costs import CellCosts, LossArray, with_stay_bonus
 from allocation.exchange import Exchanged, ExchangeMode, exchange
 from allocation.recorded import record_bytes
@@ -131,7 +130,7 @@ def reallocate(
     table: WordTable,
     batches: Iterable[tuple[Tensor, Tensor]],
     *,
-    group: dist.ProcessGroup,
+    communicator: Communicator,
     method: Method | None = None,
     held_out_loss: Callable[[WordTable], float] | None = None,
     certificate: Path | None = None,
@@ -145,7 +144,7 @@ def reallocate(
         model: with `table` set; neither its parameters nor its table change.
         table: the table in force.
         batches: this rank's lanes of the training text, or a sample of it, from their beginning.
-        group: all ranks, for CPU tensors; its time-out has to outlast the solver on rank 0.
+        communicator: all ranks; its time-out has to outlast the solver on rank 0.
         method: how.
         held_out_loss: measures a table on held-out text, nats a token; called by all ranks, where
             it returns the same. Needed where the trust region measures.
@@ -162,7 +161,6 @@ def reallocate(
         RemoteError: on every rank but the failing one, where a rank failed otherwise.
     """
     collect = partial(collect_statistics, model, batches, carry_state=carry_state)
-    communicator = TorchCommunicator(group)
     phase = _Phase(collect, table, communicator, method or Method(), on_progress, on_step)
     return phase.run(held_out_loss, certificate)
 

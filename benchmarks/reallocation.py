@@ -31,7 +31,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor
 
-from allocation import Method, TrustRegion, reallocate
+from allocation import Method, TorchCommunicator, TrustRegion, reallocate
 from allocation.exchange import ExchangeMode
 from allocation.storage import Storage
 from benchmarks.measuring import GIB, in_own_process, machine, versions
@@ -133,7 +133,7 @@ def run_rank(rank: int, plan: Plan, folder: Path) -> None:
         model,
         WordTable.load(folder / "table.arrow"),
         batches_of(text_of_rank(plan, rank)),
-        group=dist.group.WORLD,
+        communicator=TorchCommunicator(dist.group.WORLD),
         method=Method(
             solver="auction",
             exchange=plan.exchange,

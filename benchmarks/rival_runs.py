@@ -19,7 +19,7 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor, nn
 
-from allocation import Method, Storage, TrustRegion, reallocate
+from allocation import Method, Storage, TorchCommunicator, TrustRegion, reallocate
 from benchmarks.measuring import GIB, peak_rss_gib
 from benchmarks.rival_models import Rival, RivalError, RivalName, RivalShape
 from benchmarks.simulated import zipf_text
@@ -269,7 +269,7 @@ class Contestant:
                 self.model,
                 self.table,
                 batches,
-                group=processes.new_group(minutes=600),
+                communicator=TorchCommunicator(processes.new_group(minutes=600)),
                 method=Method(
                     trust_region=TrustRegion(moves="all"),
                     time_budget_seconds=time_budget_seconds,

@@ -31,6 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     log_to_console(0, 1)
     if arguments[:1] == ["train"]:
         return _train(arguments[1:])
+    if arguments[:1] == ["submit"]:
+        return _submit(arguments[1:])
     options = _parser().parse_args(arguments)
     command: Command = options.command
     try:
@@ -59,6 +61,8 @@ def _parser() -> argparse.ArgumentParser:
 
     add_corpus_commands(commands.add_parser)
     commands.add_parser("train", help="train on this machine: see `lightrnn train --help`")
+
+    commands.add_parser("submit", help="train as a SLURM job: see `lightrnn submit --help`")
 
     evaluate = commands.add_parser("evaluate", help="perplexity of a split")
     evaluate.set_defaults(command=_evaluate)
@@ -113,6 +117,17 @@ def _train(arguments: list[str]) -> int:
             return train(rest)
         load_settings(rest)  # wrong settings are told before any worker starts
         return start_workers(num_workers, rest)
+    except USER_ERRORS as error:
+        log.error("error: %s", " ".join(str(error).split()))
+        return 2
+
+
+def _submit(arguments: list[str]) -> int:
+    from launcher.processes import USER_ERRORS
+    from launcher.slurm.submit import submit
+
+    try:
+        return submit(arguments)
     except USER_ERRORS as error:
         log.error("error: %s", " ".join(str(error).split()))
         return 2

@@ -201,6 +201,10 @@ class AllocationSettings:
     exchange: ExchangeMode = _doc(
         "dense", "dense: all words' statistics on rank 0; sharded: an equal share on every rank"
     )
+    transport: Literal["torch", "mpi"] = _doc(
+        "torch",
+        "what carries a reallocation's messages: torch (gloo), or mpi where that started the run",
+    )
     memory_gib: NonNegativeFloat = _doc(
         0.0, "GiB a process for statistics; the rest goes to files in the run; 0 for no bound"
     )
@@ -233,6 +237,9 @@ class CheckpointSettings:
         "sync", "async: training waits only until the state is copied to the host's memory"
     )
     timeout_minutes: PositiveFloat = _doc(30.0, "how long ranks wait for each other's files")
+    seconds_before_end: NonNegativeFloat = _doc(
+        120.0, "in a SLURM job: stop with a checkpoint so long before its time is over; 0 for never"
+    )
 
 
 @dataclass(frozen=True, config=_STRICT)

@@ -2,6 +2,8 @@
 
 import importlib.util
 import logging
+import math
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,12 +12,13 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from allocation import TorchCommunicator, run_together
+from allocation import Communicator, MPICommunicator, TorchCommunicator, run_together
 from allocation.collectives import broadcast_text
 from allocation.warm_start import context_table, svd_table
 from data_shards import Batches, Corpus, Shard
 from data_shards.corpus import check_file
 from launcher.batches import all_batches, evaluation_batches, training_batches
+from launcher.bootstrap import how_started, world_of_mpi
 from launcher.checkpoints import (
     CheckpointError,
     Meta,
@@ -25,6 +28,7 @@ from launcher.checkpoints import (
     read_meta,
 )
 from launcher.engines import check_deepspeed
+from launcher.job_time import stop_time
 from launcher.processes import USER_ERRORS, Processes
 from launcher.run_dir import RunDirectory
 from launcher.settings import ModelSettings, Settings, SettingsError
@@ -61,6 +65,35 @@ def check_extras(settings: Settings) -> None:
         )
     if settings.train.engine == "deepspeed":
         check_deepspeed(settings)
+
+
+def end_of_job(settings: Settings, processes: Processes) -> float:
+    """Return when to stop before the time of a SLURM job is over; rank 0 alone looks at it.
+
+    Raises:
+        SettingsError: the margin before the end is as long as the job, or longer.
+    """
+    return stop_time(settings.checkpoint.seconds_before_end) if processes.is_root else math.inf
+
+
+def reallocation_ranks(settings: Settings, group: dist.ProcessGroup) -> Communicator:
+    """Return what carries the messages of a reallocation.
+
+    Raises:
+        SettingsError: MPI is to carry them, and did not start these processes.
+    """
+    allocation = settings.allocation
+    torch_ranks = TorchCommunicator(group)
+    if allocation.transport == "torch":
+        return torch_ranks
+    rank, size = torch_ranks.rank, torch_ranks.world_size
+    found = 1 if how_started(os.environ) == "torchrun" else world_of_mpi().Get_size()
+    if found != size or (size > 1 and world_of_mpi().Get_rank() != rank):
+        raise SettingsError(
+            f"allocation.transport=mpi, but MPI finds {found} of the {size} processes of this run; "
+            "start them with mpiexec or srun --mpi, or set allocation.transport=torch"
+        )
+    return MPICommunicator(timeout_seconds=60 * allocation.timeout_minutes)
 
 
 def open_corpus(settings: Settings, processes: Processes) -> Corpus:

@@ -24,7 +24,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from allocation import Method, Storage, TrustRegion, reallocate
+from allocation import Communicator, Method, Storage, TrustRegion, reallocate
 from data_shards import Batches, Corpus, count_targets, unigram_perplexity
 from launcher.averaging import AveragedParameters
 from launcher.batches import DeviceBatch, all_batches, to_device, training_steps
@@ -51,18 +51,20 @@ from launcher.setup import (
     SplitBatches,
     check_extras,
     cut_batches,
+    end_of_job,
     first_model,
     first_table,
     fixed_settings,
     loader_position,
     open_corpus,
+    reallocation_ranks,
     resume,
 )
 from launcher.skipped import Arriving
 from launcher.staging import stage_corpus
 from launcher.state import TrainingState
-from launcher.stop import STOPPED, StopRequest
-from launcher.watch import FAILED, INTERRUPTED, Limits
+from launcher.stop import STOPPED, StopRequest, leave_status
+from launcher.watch import FAILED, Limits
 from lightrnn import Losses, WordTable
 from lightrnn.dropout import dropout_keys
 
@@ -83,20 +85,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         place = find_place()
         log_to_console(place.rank, place.world_size)
-        with joined_processes(place) as processes:
+        with StopRequest() as stop_request, joined_processes(place) as processes:
             settings = processes.together(lambda: load_settings(arguments))
-            return train(settings, processes)
+            return train(settings, processes, stop_request)
     except USER_ERRORS as error:
         log.error("error: %s", " ".join(str(error).split()))
-        return WRONG_INPUT
+        status = WRONG_INPUT
     except TrainingFailure as error:
         log.error("training failed: %s", error)
-        return FAILED
-    except KeyboardInterrupt:
-        return INTERRUPTED
+        status = FAILED
+    leave_status(status)
+    return status
 
 
-def train(settings: Settings, processes: Processes) -> int:
+def train(settings: Settings, processes: Processes, stop_request: StopRequest) -> int:
     """Train to the last epoch or to a stop request; return the exit status.
 
     Raises:
@@ -108,12 +110,14 @@ def train(settings: Settings, processes: Processes) -> int:
     processes.watch.expect(Limits(60 * waits.start_timeout_minutes, waits.step_timeout_seconds))
     processes.watch.enter("preparation")
     processes.together(lambda: check_extras(settings))
+    stop_request.deadline = processes.together(lambda: end_of_job(settings, processes))
     corpus = processes.together(lambda: open_corpus(settings, processes))
     corpus = stage_corpus(corpus, settings, processes)
     rank, world_size = processes.rank, processes.world_size
     batches = processes.together(lambda: cut_batches(corpus, settings, rank, world_size))
     solver_group = processes.new_group(settings.allocation.timeout_minutes)
     processes.watch.enter("first table", seconds=60 * settings.allocation.timeout_minutes)
+    communicator = processes.together(lambda: reallocation_ranks(settings, solver_group))
     table = first_table(settings, corpus, batches, run, processes, solver_group)
     processes.watch.enter("resume")
     autocast = processes.together(lambda: autocast_for(settings.train, processes.device))
@@ -155,15 +159,15 @@ def train(settings: Settings, processes: Processes) -> int:
             metrics=metrics,
             saver=saver,
             autocast=autocast,
-            solver_group=solver_group,
+            communicator=communicator,
         )
-        with StopRequest() as stop_request:
-            reached = trainer.train(stop_request)
+        status = DONE if trainer.train(stop_request) else STOPPED
     processes.watch.enter("report", seconds=processes.watch.patience_seconds)
     if processes.is_root:
+        leave_status(status)
         log.info("report: %s", write_report(run.path))
     dist.barrier()  # a launcher ends the others as soon as one has left
-    return DONE if reached else STOPPED
+    return status
 
 
 @dataclass
@@ -199,7 +203,7 @@ class Trainer:
     metrics: Metrics
     saver: Saver
     autocast: Autocast
-    solver_group: dist.ProcessGroup
+    communicator: Communicator
 
     def __post_init__(self) -> None:
         self.steps_per_epoch = self.batches.train.num_steps
@@ -389,7 +393,7 @@ class Trainer:
                 state.model,
                 state.table,
                 watch.through(all_batches(train, self.processes.device, settings.tokens or None)),
-                group=self.solver_group,
+                communicator=self.communicator,
                 method=self._reallocation_method(),
                 held_out_loss=self._held_out_loss,
                 certificate=self.run.certificate(state.table_version + 1),

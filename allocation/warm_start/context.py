@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from allocation.communicators import TorchCommunicator
 from allocation.phase import Method, reallocate
 from lightrnn.model import NO_WORD, LightRNN, ModelShape
 from lightrnn.table import WordTable
@@ -94,7 +95,7 @@ def context_table(
             model,
             table,
             batches(),
-            group=group,
+            communicator=TorchCommunicator(group),
             method=Method(time_budget_seconds=SOLVER_SECONDS),
             on_progress=on_progress,
         )

@@ -27,6 +27,7 @@ from allocation import (
     Moves,
     ReallocationReport,
     SolverName,
+    TorchCommunicator,
     TrustRegion,
     check_certificate,
     collect_statistics,
@@ -55,7 +56,7 @@ def reallocate_here(batches=None, model: LightRNN = MODEL, **options) -> Outcome
     assert group is not None
     if batches is None:
         batches = my_batches()
-    return reallocate(model, TABLE, batches, group=group, **options)
+    return reallocate(model, TABLE, batches, communicator=TorchCommunicator(group), **options)
 
 
 def method(solver: SolverName = "auto", stay_bonus: float = 0.0, **options) -> Method:

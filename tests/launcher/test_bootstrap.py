@@ -180,3 +180,21 @@ def test_mpiexec_starts_the_same_training(forked: Path, tiny: Options, tmp_path:
     ended = mpiexec(sys.executable, "launcher/train.py", *arguments)
     assert ended.returncode == 0, ended.stderr
     assert_same_training(tmp_path / "run", forked)
+
+
+@pytest.mark.mpi
+def test_a_reallocation_over_mpi_gives_the_same_table(
+    forked: Path, tiny: Options, tmp_path: Path
+) -> None:
+    arguments = tiny(tmp_path / "run", train__epochs=0.75, allocation__transport="mpi")
+    ended = mpiexec(sys.executable, "-m", "launcher.cli", "train", *arguments)
+    assert ended.returncode == 0, ended.stderr
+    assert_same_training(tmp_path / "run", forked)
+
+
+def test_mpi_carries_nothing_where_it_did_not_start_the_processes(
+    tiny: Options, tmp_path: Path
+) -> None:
+    arguments = tiny(tmp_path / "run", allocation__transport="mpi")
+    ended = run("train", arguments, tmp_path / "logs", 2)
+    ended.check_one_line("allocation.transport=mpi", "MPI finds 1 of the 2 processes", "mpiexec")

@@ -1,0 +1,1 @@
+"""Jobs of SLURM: the batch script as a pure function, and the command that submits it."""
