@@ -98,16 +98,15 @@ class Agents:
             time.sleep(0.1)
         return result
 
-    def wait_for_start(self, world_size: int, after: int = 0) -> int:
-        """Wait until training has begun with so many ranks; return how many starts there were."""
+    def wait_for_steps_of(self, world_size: int) -> None:
+        """Wait until the last start was one with so many ranks and has taken steps."""
 
-        def starts() -> list[int]:
+        def has_begun() -> list[int]:
             records = self._records()
             sizes = [one["world_size"] for one in records if one["event"] == "start"]
-            begun = records and records[-1]["event"] == "train"
-            return [len(sizes)] if begun and len(sizes) > after and sizes[-1] == world_size else []
+            return [1] if sizes[-1:] == [world_size] and records[-1]["event"] == "train" else []
 
-        return self.wait_for(starts)[0]
+        self.wait_for(has_begun)
 
     def _records(self) -> list[dict[str, object]]:
         return read_records(self.run_dir) if (self.run_dir / "metrics.jsonl").is_file() else []

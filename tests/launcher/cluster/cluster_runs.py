@@ -2,7 +2,6 @@
 
 import os
 import signal
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -11,6 +10,10 @@ from typing import Any
 
 from hosts import Hosts
 from launcher_runs import Hook, Ranks, start
+
+
+AT_STEP = "AT_STEP"
+"""Variable of a rank's environment that tells the step at which something was done to it."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,7 @@ def _at_moment(moment: Moment, action: Hook) -> None:
         step = watch._position.report().step
         if place == moment.place and step >= moment.step and not done:
             done = True
+            os.environ[AT_STEP] = str(step)
             action()
 
     Watch.enter = acting  # type: ignore[method-assign]
@@ -50,29 +54,6 @@ def kill_self() -> None:
 def stop_self() -> None:
     """Stop this process, as one that hangs in the kernel."""
     os.kill(os.getpid(), signal.SIGSTOP)
-
-
-def slow_steps(seconds: float) -> Hook:
-    """Let each step take longer."""
-    return at_every("forward", partial(time.sleep, seconds))
-
-
-def at_every(place: str, action: Hook) -> Hook:
-    """Let the rank do something whenever it enters a place."""
-    return partial(_at_every, place, action)
-
-
-def _at_every(place: str, action: Hook) -> None:
-    from launcher.watch import Watch
-
-    enter = Watch.enter
-
-    def acting(watch: Watch, at: str, **options: Any) -> None:
-        enter(watch, at, **options)
-        if at == place:
-            action()
-
-    Watch.enter = acting  # type: ignore[method-assign]
 
 
 def start_on_hosts(

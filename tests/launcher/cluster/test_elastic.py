@@ -26,18 +26,23 @@ def test_a_lost_host_is_gone_on_without_and_taken_up_again(
     hosts: Hosts, tiny: Options, tmp_path: Path
 ) -> None:
     """Started with three hosts; one is lost with all on it, and comes back."""
-    shared = {"train__epochs": 2, "checkpoint__every_steps": 5, "data__eval_lanes": 3}
+    shared = {
+        "train__epochs": 3,
+        "train__log_every_steps": 1,
+        "checkpoint__every_steps": 5,
+        "data__eval_lanes": 3,
+    }
     start_on_hosts(hosts, tiny(tmp_path / "whole", **shared), tmp_path / "logs").wait().check()
     run_dir = tmp_path / "run"
     agents = Agents(hosts, tiny(run_dir, **shared), tmp_path / "agents", run_dir)
     try:
         for host in range(3):
             agents.start(host)
-        num_starts = agents.wait_for_start(3)
+        agents.wait_for_steps_of(3)
         agents.kill(2, with_worker=True)
-        num_starts = agents.wait_for_start(2, num_starts)
+        agents.wait_for_steps_of(2)
         agents.start(2)
-        agents.wait_for_start(3, num_starts)
+        agents.wait_for_steps_of(3)
         statuses = agents.finish()
     finally:
         agents.close()
@@ -48,7 +53,7 @@ def test_a_lost_host_is_gone_on_without_and_taken_up_again(
         name: [record["loss"] for record in read_records(tmp_path / name, "train")]
         for name in ("whole", "run")
     }
-    assert len(losses["run"]) == 120
+    assert len(losses["run"]) == 180
     assert losses["run"] == pytest.approx(losses["whole"], rel=1e-4)
     ends = [read_records(tmp_path / name, "end")[0] for name in ("whole", "run")]
     for split in ("valid", "test"):
