@@ -231,7 +231,7 @@ class Lap:
         return set(checkpoint_steps(self.run_dir)) if self.run_dir.exists() else set()
 
     def _lost(self, before: set[int]) -> int:
-        """Return 1 where the newest checkpoint from before is neither whole nor replaced, else 0."""
+        """Return 1 where the newest checkpoint of before is neither whole nor replaced."""
         if not before:
             return 0
         try:

@@ -1,4 +1,4 @@
-"""The faults of `soak.py` that strike a run under torchrun, with an agent on each of three hosts."""
+"""The faults of `soak.py` that strike a run under torchrun, with an agent on three hosts each."""
 
 import os
 import random

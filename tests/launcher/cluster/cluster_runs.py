@@ -11,7 +11,6 @@ from typing import Any
 from hosts import Hosts
 from launcher_runs import Hook, Ranks, start
 
-
 AT_STEP = "AT_STEP"
 """Variable of a rank's environment that tells the step at which something was done to it."""
 
