@@ -28,6 +28,10 @@ SAMPLE_SIZE = 128
 """Losses of a word from which a bound on its best ones is guessed."""
 
 
+MOST_PAIRS = 1 << 14
+"""So many pairs of a row and a column are looked at one by one, rather than sorted."""
+
+
 @dataclass(frozen=True, eq=False)
 class BestLines:
     """The best rows of some words, or their best columns, by loss + price, best first.
@@ -105,6 +109,28 @@ def line_prices_of(prices_RC: LossArray) -> tuple[LossArray, LossArray]:
     """Return prices of rows [R] and columns [C], as large as those of the cells allow."""
     row_prices = prices_RC.min(axis=1)
     return row_prices, (prices_RC - row_prices[:, None]).min(axis=0)
+
+
+def least_by_few_lines(
+    row_loss_NR: FloatArray,
+    column_loss_NC: FloatArray,
+    prices_RC: LossArray,
+    line_prices: tuple[LossArray, LossArray],
+) -> LossArray:
+    """Return the least loss + price of some words, where a look at few cells proves it.
+
+    That is where the best row and the best column meet in a cell that costs no more than both of
+    them do, or where the best cell of the best row leaves few rows and columns that could be
+    better.
+
+    Args:
+        row_loss_NR, column_loss_NC: losses of the words.
+        prices_RC, line_prices: as in `best_cells`.
+
+    Returns:
+        Not a number for the other words, float64 [N].
+    """
+    return np.asarray(_least_by_few_lines(row_loss_NR, column_loss_NC, prices_RC, *line_prices))
 
 
 @numba.njit(parallel=True, cache=True, nogil=True)
@@ -214,3 +240,32 @@ def _best_cells(by_row, by_column, prices_RC, num_cells):  # type: ignore[no-unt
             cells_NM[word, place] = cells[place]
             losses_NM[word, place] = losses[place]
     return cells_NM, losses_NM, tails_N
+
+
+@numba.njit(parallel=True, cache=True, nogil=True)
+def _least_by_few_lines(  # type: ignore[no-untyped-def]
+    row_loss_NR, column_loss_NC, prices_RC, row_prices_R, column_prices_C
+):
+    """Search the best row, then all cells that could still be better."""
+    num_words, num_columns = column_loss_NC.shape
+    least_N = np.full(num_words, np.nan)
+    for word in numba.prange(num_words):
+        row_loss_R, column_loss_C = row_loss_NR[word], column_loss_NC[word]
+        row_keys_R, column_keys_C = row_loss_R + row_prices_R, column_loss_C + column_prices_C
+        best_row, best_column = np.argmin(row_keys_R), np.argmin(column_keys_C)
+        row_key, column_key = row_keys_R[best_row], column_keys_C[best_column]
+        least = row_loss_R[best_row] + column_loss_C[best_column] + prices_RC[best_row, best_column]
+        if least > row_key + column_key:
+            for j in range(num_columns):
+                least = min(least, row_loss_R[best_row] + column_loss_C[j] + prices_RC[best_row, j])
+            rows = np.flatnonzero(row_keys_R < least - column_key)
+            columns = np.flatnonzero(column_keys_C < least - row_key)
+            if len(rows) * len(columns) > MOST_PAIRS:
+                continue
+            for row in rows:
+                for column in columns:
+                    if row_keys_R[row] + column_keys_C[column] < least:
+                        loss = row_loss_R[row] + column_loss_C[column]
+                        least = min(least, loss + prices_RC[row, column])
+        least_N[word] = least
+    return least_N

@@ -20,6 +20,7 @@ from allocation.candidates import (
     BestLines,
     best_cells,
     best_lines,
+    least_by_few_lines,
     line_prices_of,
 )
 from allocation.candidates import FloatArray as FloatArray
@@ -389,8 +390,8 @@ def _least_costs(
 ) -> LossArray:
     """Return the least loss + price of some words, given their losses by row and by column."""
     num_lines = LINES_OF_FIRST_SEARCH
-    least_N = np.empty(len(losses[0]))
-    open_words = np.arange(len(least_N))
+    least_N = least_by_few_lines(losses[0], losses[1], prices_RC, line_prices)
+    open_words = np.flatnonzero(np.isnan(least_N))
     while len(open_words):
         by_row, by_column = (
             best_lines(loss[open_words], num_lines, prices)

@@ -17,9 +17,9 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from allocation.candidates import best_lines
+from allocation.candidates import NO_CELL, best_lines
 from allocation.costs import WORDS_PER_BLOCK, CellCosts, LossArray
-from allocation.solvers.free_cells import NO_CELL, place_in_free_cells
+from allocation.solvers.free_cells import place_in_free_cells
 from allocation.solvers.protocol import Deadline, Solution, better_solution
 from allocation.solvers.transport import cheap_prices
 from lightrnn.table import WordTable

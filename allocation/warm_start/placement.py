@@ -3,7 +3,7 @@
 The vector of a word is to be `row vector + column vector`, with the least weighted sum of squared
 errors over all tables and all such vectors. At first rows are clusters of like words. Then, by
 turns: the words of each row are matched to the columns, the words of each column to the rows, both
-exactly, and the vectors are fitted to the words again. The error never rises.
+nearly as well as can be, and the vectors are fitted to the words again.
 
 Legend: V words, R rows, C columns, D dimensions, N words of a line, L lines: all rows, or all
 columns; P places in a line: the columns of a row, or the rows of a column.
@@ -15,9 +15,9 @@ import numba
 import numpy as np
 import numpy.typing as npt
 from scipy import sparse
-from scipy.optimize import linear_sum_assignment
 
 from allocation.threads import side_by_side
+from allocation.warm_start.matching import match
 from allocation.warm_start.word_vectors import unit_length
 from lightrnn.table import WordTable
 
@@ -161,7 +161,7 @@ class _Grid:
         line_vectors_LD: FloatArray,
         place_vectors_PD: FloatArray,
     ) -> None:
-        """Give the words of each line different places, with the least error in all."""
+        """Give the words of each line different places, with about the least error in all."""
         half_squares_P = np.einsum("pd,pd->p", place_vectors_PD, place_vectors_PD) / 2
 
         def match_line(line: int) -> None:
@@ -169,20 +169,10 @@ class _Grid:
             left_ND = self.vectors_VD[words] - line_vectors_LD[line]
             error_NP = half_squares_P - left_ND @ place_vectors_PD.T
             error_NP *= self.weights_V[words, None]
-            _, place_of_word[words] = linear_sum_assignment(_reduced(error_NP))
+            place_of_word[words] = match(error_NP)
 
         num_lines = len(line_vectors_LD)
         ends = np.cumsum(np.bincount(line_of_word, minlength=num_lines))
-        words_of_line = np.split(np.argsort(line_of_word, kind="stable"), ends[:-1])
+        order = np.lexsort((-self.weights_V, line_of_word))
+        words_of_line = np.split(order, ends[:-1])
         side_by_side(match_line, range(num_lines))
-
-
-def _reduced(costs_NP: FloatArray) -> FloatArray:
-    """Take from each row, and then from each column, its least: halves the time of an assignment.
-
-    All assignments lose the same by it, those of fewer words than places only if columns stay.
-    """
-    costs_NP = costs_NP - costs_NP.min(axis=1, keepdims=True)
-    if costs_NP.shape[0] == costs_NP.shape[1]:
-        costs_NP -= costs_NP.min(axis=0)
-    return costs_NP

@@ -10,7 +10,6 @@ from allocation_instances import clustered_costs, random_start, silent
 import allocation.solvers.half
 from allocation.costs import CellCosts, DenseCosts
 from allocation.solvers import solve_exact, solve_half
-from allocation.solvers.free_cells import NO_CELL, place_in_free_cells
 from lightrnn.table import WordTable
 
 
@@ -73,24 +72,3 @@ def test_words_whose_lists_are_taken_go_to_the_best_free_cells() -> None:
     assert solution.objective < costs.objective(start)
     # Twice as many words are left over with so short lists; the table is worse, but valid.
     assert solution.objective > solve_half(costs, start, silent).objective
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_each_word_takes_the_best_free_cell_in_the_order_of_counts(seed: int) -> None:
-    random = np.random.default_rng(seed)
-    counts_V = random.permutation(60)
-    losses = (random.exponential(size=(60, size)) * counts_V[:, None] for size in (8, 9))
-    costs = DenseCosts(*losses, counts_V)
-    cell_of_word = np.full(60, NO_CELL, dtype=np.int32)
-    cell_of_word[::4] = random.permutation(72)[:15]
-    expected = cell_of_word.copy()
-    all_losses = cell_losses(costs)
-    for word in np.argsort(-counts_V):
-        if expected[word] == NO_CELL:
-            free = np.setdiff1d(np.arange(72), expected)
-            expected[word] = free[np.argmin(all_losses[word, free])]
-    place_in_free_cells(costs, cell_of_word, np.flatnonzero(cell_of_word == NO_CELL))
-    # A word that never occurred may lie anywhere.
-    present = counts_V > 0
-    assert cell_of_word[present].tolist() == expected[present].tolist()
-    assert len(set(cell_of_word.tolist())) == 60
