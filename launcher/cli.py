@@ -6,12 +6,17 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from data_shards import EOS, CorpusError
 from launcher.corpus_commands import add_corpus_commands
 from launcher.logs import log_to_console
+
+if TYPE_CHECKING:  # both import torch, which what makes a corpus need not wait for
+    from launcher.inference import TrainedRun
+    from launcher.processes import Processes
 
 log = logging.getLogger("lightrnn")
 
@@ -69,6 +74,15 @@ def _parser() -> argparse.ArgumentParser:
     _add_run(evaluate)
     evaluate.add_argument("--split", choices=("train", "valid", "test"), default="test")
     evaluate.add_argument("--corpus", default="", help="corpus folder, where it has moved")
+
+    evaluate.add_argument(
+        "--details",
+        action="store_true",
+        help="perplexity by frequency, an interval by bootstrap, and the unknown words' share",
+    )
+    evaluate.add_argument(
+        "--words", type=Path, metavar="FILE", help="write a line a word with its log-probability"
+    )
 
     generate = commands.add_parser("generate", help="sampled text")
     generate.set_defaults(command=_generate)
@@ -141,17 +155,43 @@ def _evaluate(options: argparse.Namespace) -> int:
     with joined_processes() as processes:
         trained = load_run(RunDirectory(options.run), options.checkpoint, processes)
         losses = evaluate_run(trained, options.corpus, options.split, processes)
+        result = {
+            "split": options.split,
+            "perplexity": losses.perplexity,
+            "nll": losses.loss,
+            "row_nll": losses.row_loss,
+            "column_nll": losses.column_loss,
+            "tokens": losses.tokens,
+        }
+        if options.details or options.words:
+            result |= _details(options, trained, processes)
         if processes.is_root:
-            result = {
-                "split": options.split,
-                "perplexity": losses.perplexity,
-                "nll": losses.loss,
-                "row_nll": losses.row_loss,
-                "column_nll": losses.column_loss,
-                "tokens": losses.tokens,
-            }
             sys.stdout.write(json.dumps(result) + "\n")
     return 0
+
+
+def _details(
+    options: argparse.Namespace, trained: "TrainedRun", processes: "Processes"
+) -> dict[str, object]:
+    """Write and tell on rank 0 what the perplexity is made of; return it for the last line."""
+    from launcher.details import describe, details_of, losses_by_word, write_words
+    from launcher.inference import split_of
+
+    batches, autocast = split_of(trained, options.corpus, options.split, processes)
+    losses = losses_by_word(trained.model, batches, processes, autocast)
+
+    def tell() -> dict[str, object]:
+        if not processes.is_root:
+            return {}
+        if options.words:
+            write_words(options.words, losses, list(trained.vocabulary.words))
+        if not options.details:
+            return {}
+        details = details_of(losses, trained.vocabulary)
+        sys.stdout.write(describe(details))
+        return asdict(details)
+
+    return processes.together(tell)
 
 
 def _generate(options: argparse.Namespace) -> int:

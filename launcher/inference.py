@@ -5,10 +5,19 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from data_shards import EOS, Corpus, CorpusError, TextOptions, Tokenization, Vocabulary, words_of
+from data_shards import (
+    EOS,
+    Batches,
+    Corpus,
+    CorpusError,
+    TextOptions,
+    Tokenization,
+    Vocabulary,
+    words_of,
+)
 from launcher.batches import evaluation_batches
 from launcher.checkpoints import choose_checkpoint, load_model, load_vocabulary, verify_checkpoint
-from launcher.evaluation import evaluate
+from launcher.evaluation import Autocast, evaluate
 from launcher.optimization import autocast_for
 from launcher.processes import Processes
 from launcher.run_dir import RunDirectory
@@ -53,7 +62,15 @@ def load_run(run: RunDirectory, which: str, processes: Processes) -> TrainedRun:
 
 
 def evaluate_run(trained: TrainedRun, corpus_path: str, split: str, processes: Processes) -> Losses:
-    """Return the losses of a split of the run's corpus.
+    """Return the losses of a split of the run's corpus; arguments and errors as of `split_of`."""
+    batches, autocast = split_of(trained, corpus_path, split, processes)
+    return evaluate(trained.model, batches, processes, autocast)
+
+
+def split_of(
+    trained: TrainedRun, corpus_path: str, split: str, processes: Processes
+) -> tuple[Batches, Autocast]:
+    """Return this rank's batches of a split of the run's corpus, and what they run under.
 
     Args:
         trained: the run.
@@ -73,8 +90,7 @@ def evaluate_run(trained: TrainedRun, corpus_path: str, split: str, processes: P
         )
     batches = evaluation_batches(corpus, split, settings, processes.rank, processes.world_size)
     corpus.verify_shards(corpus.manifest.splits[split].shards if settings.data.verify else ())
-    autocast = autocast_for(settings.train, processes.device)
-    return evaluate(trained.model, batches, processes, autocast)
+    return batches, autocast_for(settings.train, processes.device)
 
 
 def generate(

@@ -2,7 +2,7 @@
 
 from lightrnn.errors import LightRNNError, ModelError, WordTableError
 from lightrnn.model import LightRNN, ModelShape, WordLosses
-from lightrnn.perplexity import Losses, perplexity_of, sum_losses
+from lightrnn.perplexity import Losses, perplexity_of, sum_losses, word_losses
 from lightrnn.sampling import next_word_log_probabilities, sample_words
 from lightrnn.table import WordTable, default_shape
 
@@ -20,4 +20,5 @@ __all__ = [
     "perplexity_of",
     "sample_words",
     "sum_losses",
+    "word_losses",
 ]
