@@ -59,3 +59,25 @@ def test_first_tables_are_compared_by_what_is_learned_on_them(tmp_path: Path) ->
     # Other tables make other networks, and all of them know more than nothing of 302 words.
     assert len(set(perplexity.values())) == len(perplexity)
     assert max(perplexity.values()) < 302
+
+
+@pytest.mark.slow
+def test_qualities_are_compared_by_one_recipe(tmp_path: Path) -> None:
+    figures = quick("quality.py", tmp_path / "figures.json")
+
+    outcomes = {one["model"]: one for one in figures["outcomes"]}
+    rivals = [
+        f"{name} ={equal}"
+        for name in ("full", "tied", "adaptive", "classes")
+        for equal in ("width", "parameters")
+    ]
+    assert list(outcomes) == ["random", "reallocated", "svd", "own", *rivals, "kneser-ney"]
+    budget = outcomes["own"]["parameters"]
+    for name, outcome in outcomes.items():
+        # 302 words; whoever learned nothing would be there.
+        assert 1 < outcome["test_perplexity"] < 302, name
+        if name.endswith("=parameters"):
+            assert outcome["parameters"] <= budget
+        if name.endswith("=width"):
+            assert outcome["width"] == 16
+    assert len({round(one["test_perplexity"], 6) for one in outcomes.values()}) >= 10
