@@ -14,7 +14,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -81,6 +81,16 @@ class Size:
 
     parameters: int
     checkpoint_mb: float
+
+
+class Speed(NamedTuple):
+    """Of a burst of steps: words by wall time, and by the processor time of all its threads.
+
+    The second is what other work on the machine disturbs least; of GPUs it says nothing.
+    """
+
+    words_per_s: float
+    words_per_cpu_s: float
 
 
 @dataclass(frozen=True)
@@ -168,11 +178,11 @@ class Contestant:
             self.model.set_table(self.table)
         self.optimizer = make_optimizer(self.model.parameters(), settings)
         self.state = self.model.initial_state(plan.num_lanes)
-        self.batches = cycle(self._batches(BATCHES_OF_TEXT))
+        self.batches = cycle(self.batches_of_text(BATCHES_OF_TEXT))
         self.steps = 0
         self.steps_per_burst = 1
 
-    def _batches(self, number: int) -> list[tuple[Tensor, Tensor]]:
+    def batches_of_text(self, number: int) -> list[tuple[Tensor, Tensor]]:
         """Return inputs and targets, int32 [B, T] each, of a text of so many steps."""
         plan = self.plan
         words = zipf_text(plan.vocab_size, plan.num_lanes * (number * plan.bptt + 1), plan.seed)
@@ -184,18 +194,19 @@ class Contestant:
         ]
 
     def step(self) -> Tensor:
-        """Take one training step; return the gradient's norm."""
+        """Take one training step; return the loss, nats a word."""
         inputs, targets = next(self.batches)
         keys = dropout_keys(self.plan.seed, self.steps, range(self.plan.num_lanes), self.device)
         with self.autocast():
             *nll, state = self.model(inputs, targets, self.state, keys)
-        (sum(nll) / self.plan.words_per_step).backward()
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm)
+        loss: Tensor = sum(nll) / self.plan.words_per_step
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.state = state.detach().float()
         self.steps += 1
-        return norm
+        return loss.detach()
 
     def warm_up(self, seconds: float) -> float:
         """Take the first steps, and then as many a burst as last for `seconds`.
@@ -205,29 +216,26 @@ class Contestant:
         """
         for _ in range(2):
             self.step()
-        one = self._timed(1)
+        one = self.plan.words_per_step / self.burst().words_per_s
         self.steps_per_burst = max(1, round(seconds / one))
         return one
 
-    def burst(self) -> float:
-        """Take some steps; return words a second.
+    def burst(self) -> Speed:
+        """Take some steps as fast as may be.
 
         Raises:
             RivalError: training went wrong, so that its speed means nothing.
         """
-        seconds = self._timed(self.steps_per_burst)
-        return self.steps_per_burst * self.plan.words_per_step / seconds
-
-    def _timed(self, steps: int) -> float:
         self._synchronize()
-        began = time.perf_counter()
-        for _ in range(steps):
-            norm = self.step()
+        began, cpu_began = time.perf_counter(), time.process_time()
+        for _ in range(self.steps_per_burst):
+            loss = self.step()
         self._synchronize()
-        seconds = time.perf_counter() - began
-        if not norm.isfinite():
-            raise RivalError("the gradient is not finite")
-        return seconds
+        seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - cpu_began
+        if not loss.isfinite():
+            raise RivalError("the loss is not finite")
+        words = self.steps_per_burst * self.plan.words_per_step
+        return Speed(words / seconds, words / max(cpu_seconds, 1e-9))
 
     def _synchronize(self) -> None:
         if self.device.type == "cuda":
@@ -259,7 +267,7 @@ class Contestant:
             time_budget_seconds: for the solver.
         """
         assert isinstance(self.model, LightRNN)
-        batches = self._batches(math.ceil(tokens / self.plan.words_per_step))
+        batches = self.batches_of_text(math.ceil(tokens / self.plan.words_per_step))
         with (
             joined_processes() as processes,
             tempfile.TemporaryDirectory() as folder,
@@ -353,29 +361,40 @@ def _serve(connection: Connection, name: Name, plan: Plan) -> None:
         connection.send(result)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Outcome:
     """What was measured of one model.
 
     Attributes:
-        words_per_s: of each burst.
-        lightrnn_times_faster: of each burst, against LightRNN's beside it.
+        size: what it weighs.
+        peak_gib: most memory in use at a time.
+        speeds: of each burst.
+        own_speeds: of LightRNN's burst beside each.
     """
 
     size: Size
     peak_gib: float
-    words_per_s: list[float]
-    lightrnn_times_faster: list[float]
+    speeds: list[Speed]
+    own_speeds: list[Speed]
 
     @property
-    def usual_words_per_s(self) -> float:
-        """The median, as other work on the machine is no part of the model."""
-        return median(self.words_per_s)
+    def usual(self) -> Speed:
+        """Medians, as other work on the machine is no part of the model."""
+        return Speed(*(median(values) for values in zip(*self.speeds, strict=True)))
+
+    @property
+    def lightrnn_times_faster(self) -> Speed:
+        """By how much LightRNN is faster, medians over pairs of bursts side by side."""
+        ratios = (
+            [ours / theirs for ours, theirs in zip(own, other, strict=True)]
+            for own, other in zip(self.own_speeds, self.speeds, strict=True)
+        )
+        return Speed(*(median(values) for values in zip(*ratios, strict=True)))
 
 
 def contest(
     own: Apart, rivals: Sequence[Name], plan: Plan, repeats: int, seconds: float
-) -> dict[Name, Outcome]:
+) -> tuple[dict[Name, Outcome], dict[Name, str]]:
     """Train LightRNN beside one rival after the other, by turns, so that noise hits both alike.
 
     Args:
@@ -386,21 +405,30 @@ def contest(
         seconds: of a burst, though one step is the least.
 
     Returns:
-        By name, LightRNN first.
+        Outcomes by name, LightRNN's first, and why a rival has none.
+
+    Raises:
+        RivalError: LightRNN itself failed.
     """
     own.ask("warm_up", seconds)
-    own_speeds = [] if rivals else [own.ask("burst") for _ in range(repeats)]
-    outcomes = {}
+    own_speeds: list[Speed] = []
+    outcomes: dict[Name, Outcome] = {}
+    failures: dict[Name, str] = {}
     for name in rivals:
         with Apart(name, plan) as rival:
-            rival.ask("warm_up", seconds)
+            try:
+                rival.ask("warm_up", seconds)
+            except RivalError as error:
+                failures[name] = str(error)
+                continue
             pairs = [(own.ask("burst"), rival.ask("burst")) for _ in range(repeats)]
             outcomes[name] = Outcome(
                 rival.ask("size"),
                 rival.ask("peak_gib"),
                 [theirs for _, theirs in pairs],
-                [ours / theirs for ours, theirs in pairs],
+                [ours for ours, _ in pairs],
             )
         own_speeds += [ours for ours, _ in pairs]
+    own_speeds = own_speeds or [own.ask("burst") for _ in range(repeats)]
     lightrnn = Outcome(own.ask("size"), own.ask("peak_gib"), own_speeds, [])
-    return {LIGHTRNN: lightrnn, **outcomes}
+    return {LIGHTRNN: lightrnn, **outcomes}, failures

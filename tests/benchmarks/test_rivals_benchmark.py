@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks import rival_runs
 from benchmarks.rival_models import RivalError
 from benchmarks.rival_runs import Apart, Contestant, Plan, estimated_gib, size_of
 from benchmarks.rivals import main
@@ -41,6 +42,9 @@ def test_two_models_by_turns_and_one_that_has_no_room(
     assert tied["lightrnn_times_faster"] == pytest.approx(
         lightrnn["words_per_s"] / tied["words_per_s"]
     )
+    assert tied["lightrnn_times_faster_by_cpu_time"] == pytest.approx(
+        lightrnn["words_per_cpu_s"] / tied["words_per_cpu_s"]
+    )
     assert "allowed are 0.5" in full["not_run"]
     assert "words_per_s" not in full
     assert lightrnn["reallocation_s"] > 0
@@ -75,6 +79,32 @@ def test_each_model_learns_and_weighs_what_was_foretold(name: Any) -> None:
     assert found.parameters == foretold.parameters
     assert found.checkpoint_mb == pytest.approx(foretold.checkpoint_mb, abs=1e-3)
     assert estimated_gib(name, PLAN) == pytest.approx(0.45, abs=0.02)
+
+
+def test_a_rival_that_fails_leaves_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Failing:
+        def __init__(self, name: str, plan: Plan) -> None:
+            self.contestant = Contestant("lightrnn", plan)
+            self.fails = name == "full"
+
+        def __enter__(self) -> Any:
+            return self
+
+        def __exit__(self, *error: object) -> None: ...
+
+        def ask(self, method: str, *arguments: Any) -> Any:
+            if self.fails:
+                raise RivalError("out of memory")
+            return getattr(self.contestant, method)(*arguments)
+
+    monkeypatch.setattr(rival_runs, "Apart", Failing)
+    own: Any = Failing("lightrnn", PLAN)
+
+    outcomes, failures = rival_runs.contest(own, ["full", "tied"], PLAN, 2, 0.01)
+
+    assert list(outcomes) == ["lightrnn", "tied"]
+    assert failures == {"full": "out of memory"}
+    assert len(outcomes["tied"].own_speeds) == len(outcomes["lightrnn"].speeds) == 2
 
 
 def test_a_failure_in_the_process_apart_is_told_here() -> None:
