@@ -31,7 +31,8 @@ from benchmarks import evaluation, rivals, scaling
 from benchmarks.measuring import free_memory_gib, in_own_process, machine, versions
 from benchmarks.rival_models import RIVALS
 from benchmarks.rival_runs import LIGHTRNN, Contestant, Name, Plan
-from launcher.train import DONE, FAILED, WRONG_INPUT
+from launcher.train import DONE, WRONG_INPUT
+from launcher.watch import FAILED
 from lightrnn import default_shape
 
 RESULTS = Path(__file__).resolve().parent / "results"
