@@ -14,7 +14,13 @@ from allocation.exchange import ExchangeMode, bytes_exchanged, exchange
 from allocation.phase import Method, ReallocationReport, reallocate
 from allocation.sharded_costs import ShardedCosts
 from allocation.solvers import SolverName
-from allocation.statistics import StatisticsKind, WordStatistics, collect_statistics
+from allocation.statistics import (
+    StatisticsKeeper,
+    StatisticsKind,
+    StatisticsPass,
+    WordStatistics,
+    collect_statistics,
+)
 from allocation.storage import Storage
 from allocation.trust_region import Moves, TrustRegion
 
@@ -33,7 +39,9 @@ __all__ = [
     "ShardedCosts",
     "SingleProcess",
     "SolverName",
+    "StatisticsKeeper",
     "StatisticsKind",
+    "StatisticsPass",
     "Storage",
     "TorchCommunicator",
     "TrustRegion",

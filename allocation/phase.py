@@ -31,11 +31,14 @@ from allocation.solvers import (
     solve_within_rows,
     with_rows_fixed,
 )
-from allocation.statistics import WordStatistics, collect_statistics
+from allocation.statistics import StatisticsKeeper, StatisticsPass, WordStatistics
 from allocation.storage import GIB, Storage
 from allocation.trust_region import TrustRegion, Try, search
 from lightrnn.model import LightRNN
 from lightrnn.table import WordTable
+
+BATCHES_BETWEEN_AGREEMENTS = 8
+"""After so many batches of the statistics the ranks agree whether any has failed."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +140,7 @@ def reallocate(
     on_progress: Callable[[str], None] = lambda line: None,
     on_step: Callable[[str], None] = lambda step: None,
     carry_state: bool = True,
+    keeper: StatisticsKeeper | None = None,
 ) -> tuple[WordTable, ReallocationReport]:
     """Find a better table for the model as it is.
 
@@ -152,6 +156,7 @@ def reallocate(
         on_progress: gets one line now and then.
         on_step: gets the name of each step as it begins, on every rank.
         carry_state: whether batches are consecutive; else each begins anew, as in training.
+        keeper: keeps the statistics of a long pass; where it has some, `batches` begin after them.
 
     Returns:
         The table to go on with, `table` itself where no try was taken, and the report.
@@ -160,8 +165,8 @@ def reallocate(
         LightRNNError: on every rank, where rank 0 cannot solve, as for losses that are not finite.
         RemoteError: on every rank but the failing one, where a rank failed otherwise.
     """
-    collect = partial(collect_statistics, model, batches, carry_state=carry_state)
-    phase = _Phase(collect, table, communicator, method or Method(), on_progress, on_step)
+    begin = partial(StatisticsPass, model, batches, carry_state=carry_state)
+    phase = _Phase(begin, table, communicator, method or Method(), on_progress, on_step, keeper)
     return phase.run(held_out_loss, certificate)
 
 
@@ -170,12 +175,13 @@ class _Phase:
 
     def __init__(
         self,
-        collect: Callable[..., WordStatistics],
+        begin: Callable[..., StatisticsPass],
         table: WordTable,
         communicator: Communicator,
         method: Method,
         on_progress: Callable[[str], None],
         on_step: Callable[[str], None],
+        keeper: StatisticsKeeper | None,
     ) -> None:
         self.table, self.communicator, self.method = table, communicator, method
         self.on_progress, self.on_step = on_progress, on_step
@@ -186,13 +192,31 @@ class _Phase:
         on_step("statistics")
         on_progress("adding up statistics over the training text")
         began = time.perf_counter()
-        statistics = run_together(lambda: collect(storage=method.storage), communicator)
+        statistics = self._add_up(begin, keeper)
         self.statistics_seconds = time.perf_counter() - began
         on_step("exchange")
         self.exchanged: Exchanged = exchange(
             statistics, communicator, method.exchange, method.storage
         )
         self.num_tokens = float(self.exchanged.counts_V.sum())
+
+    def _add_up(
+        self, begin: Callable[..., StatisticsPass], keeper: StatisticsKeeper | None
+    ) -> WordStatistics:
+        """Run over the text, and let the keeper have its say now and then."""
+        communicator = self.communicator
+        one_pass = run_together(lambda: begin(storage=self.method.storage), communicator)
+        if keeper is not None:
+            keeper.restore(one_pass)
+        all_ended = np.zeros(1, dtype=np.int64)
+        while not all_ended[0]:
+            all_ended[0] = run_together(
+                lambda: one_pass.advance(BATCHES_BETWEEN_AGREEMENTS), communicator
+            )
+            communicator.all_reduce(all_ended, "min")
+            if keeper is not None:
+                keeper.keep(one_pass, ended=bool(all_ended[0]))
+        return one_pass.statistics
 
     def run(
         self, held_out_loss: Callable[[WordTable], float] | None, certificate: Path | None

@@ -14,7 +14,8 @@ S sums a word.
 
 import math
 from collections.abc import Iterable
-from typing import Literal
+from itertools import islice
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -156,7 +157,78 @@ def standard_error(moments: LossArray) -> float:
     return float(math.sqrt(max(squares, 0.0) * num_pieces / (num_pieces - 1)) / tokens)
 
 
-@torch.no_grad()
+class StatisticsPass:
+    """One pass of `model`, in evaluation mode, over this rank's lanes; it may go on piece by piece.
+
+    Args:
+        model: its mode is put back after each piece.
+        batches: `(inputs_BT, targets_BT)` of this rank's lanes; may be none, and may end before the
+            text does: then the sums are those of a sample.
+        kind: what is added up, see `WordStatistics`.
+        storage: where the sums go; without it into memory, whatever they take.
+        carry_state: whether batches are consecutive; else each begins anew.
+
+    Attributes:
+        statistics: what was added up so far.
+        state: recurrent state of the lanes, [S, L, B, H]; None where the next batch begins anew.
+        num_batches: added up so far.
+
+    Raises:
+        AllocationError: the sums have no room on the disk.
+    """
+
+    def __init__(
+        self,
+        model: LightRNN,
+        batches: Iterable[tuple[Tensor, Tensor]],
+        kind: StatisticsKind = "auto",
+        storage: Storage | None = None,
+        *,
+        carry_state: bool = True,
+    ) -> None:
+        self._model, self._batches, self._carry_state = model, iter(batches), carry_state
+        self.statistics = WordStatistics(model, kind, storage)
+        self.state: Tensor | None = None
+        self.num_batches = 0
+
+    @torch.no_grad()
+    def advance(self, max_batches: int | None = None) -> bool:
+        """Add up so many more batches at most, or all; return whether the text has ended."""
+        model, was_training = self._model, self._model.training
+        model.eval()
+        begun_at = self.num_batches
+        try:
+            for inputs_BT, targets_BT in islice(self._batches, max_batches):
+                state = self.state
+                if state is None:
+                    state = model.initial_state(len(inputs_BT))
+                for_row, for_column, state = model.hidden_states(inputs_BT, targets_BT, state)
+                self.statistics.add(model, targets_BT, (for_row, for_column))
+                self.state = state if self._carry_state else None
+                self.num_batches += 1
+        finally:
+            model.train(was_training)
+        return max_batches is None or self.num_batches < begun_at + max_batches
+
+
+class StatisticsKeeper(Protocol):
+    """Keeps a pass that takes long, so that another one can go on from there.
+
+    All ranks call it alike, and it may communicate.
+    """
+
+    def restore(self, one_pass: StatisticsPass) -> None:
+        """Put back what was kept of a pass into one whose batches begin after it."""
+        ...
+
+    def keep(self, one_pass: StatisticsPass, *, ended: bool) -> None:
+        """Keep a pass between two batches or at its end, or not.
+
+        What it raises, on all ranks, ends the reallocation; the table in force stays.
+        """
+        ...
+
+
 def collect_statistics(
     model: LightRNN,
     batches: Iterable[tuple[Tensor, Tensor]],
@@ -165,29 +237,11 @@ def collect_statistics(
     *,
     carry_state: bool = True,
 ) -> WordStatistics:
-    """Run `model` in evaluation mode over this rank's lanes and add up every target word.
-
-    Args:
-        model: its mode is put back afterwards.
-        batches: `(inputs_BT, targets_BT)` of this rank's lanes; may be none, and may end before the
-            text does: then the sums are those of a sample.
-        kind: what is added up, see `WordStatistics`.
-        storage: where the sums go; without it into memory, whatever they take.
-        carry_state: whether batches are consecutive; else each begins anew.
+    """Add up every target word of this rank's lanes, see `StatisticsPass`.
 
     Raises:
         AllocationError: the sums have no room on the disk.
     """
-    was_training = model.training
-    model.eval()
-    state: Tensor | None = None
-    try:
-        statistics = WordStatistics(model, kind, storage)
-        for inputs_BT, targets_BT in batches:
-            if state is None or not carry_state:
-                state = model.initial_state(len(inputs_BT))
-            for_row, for_column, state = model.hidden_states(inputs_BT, targets_BT, state)
-            statistics.add(model, targets_BT, (for_row, for_column))
-    finally:
-        model.train(was_training)
-    return statistics
+    one_pass = StatisticsPass(model, batches, kind, storage, carry_state=carry_state)
+    one_pass.advance()
+    return one_pass.statistics

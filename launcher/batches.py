@@ -107,11 +107,17 @@ def training_steps(batches: Batches, steps: range, device: torch.device) -> Iter
 
 
 def all_batches(
-    batches: Batches, device: torch.device, max_tokens: int | None = None
+    batches: Batches, device: torch.device, max_tokens: int | None = None, first: int = 0
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield the batches of an epoch in order; the first ones only where `max_tokens` is given.
 
     A rank without lanes gets none.
+
+    Args:
+        batches: of this rank.
+        device: where they go.
+        max_tokens: about how many targets of all ranks they have, those left out included.
+        first: so many batches are left out at the beginning.
     """
     if not batches.lanes:
         return
@@ -120,4 +126,5 @@ def all_batches(
         if max_tokens is not None and tokens >= max_tokens:
             return
         tokens += batches.num_tokens(step)
-        yield to_device(batches.batch(step), device)
+        if step >= first:
+            yield to_device(batches.batch(step), device)

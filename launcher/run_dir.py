@@ -53,6 +53,11 @@ class RunDirectory:
         return self.path / "certificates"
 
     @property
+    def statistics(self) -> Path:
+        """What a reallocation that was cut off has added up so far."""
+        return self.path / "statistics"
+
+    @property
     def tensorboard(self) -> Path:
         """TensorBoard's event files."""
         return self.path / "tensorboard"
@@ -103,7 +108,8 @@ class RunDirectory:
         temporary.replace(self.vocabulary)
 
     def rewind(self, step: int, table_version: int, *, reallocation_due: bool = False) -> None:
-        """Drop what came after a checkpoint which is resumed from: metrics, tables, certificates.
+        """Drop what came after a checkpoint which is resumed from: metrics, tables, certificates,
+        statistics.
 
         Args:
             step: of the checkpoint.
@@ -127,6 +133,8 @@ class RunDirectory:
                     "event and step; remove the line"
                 ) from error
             replace_file(self.metrics, "".join(lines).encode())
+        if not reallocation_due:
+            shutil.rmtree(self.statistics, ignore_errors=True)
         for later in self.tables.glob("table-*.arrow"):
             if int(later.stem.removeprefix("table-")) > table_version:
                 later.unlink()

@@ -33,6 +33,12 @@ from launcher.checkpoints import Saver, take_snapshot
 from launcher.checkpoints.intervals import SaveClock
 from launcher.engines import make_engine
 from launcher.evaluation import Autocast, evaluate
+from launcher.kept_statistics import (
+    Interrupted,
+    KeptStatistics,
+    discard_statistics,
+    pass_key,
+)
 from launcher.logs import log_to_console, log_to_file
 from launcher.metrics import Metrics
 from launcher.optimization import autocast_for, learning_rate
@@ -235,13 +241,11 @@ class Trainer:
         self._rehearse()
         if state.step == 0:
             self._validate()
-        if state.rounds.due:
-            self._reallocate()
-            self._save()
+        stop = state.rounds.due and not self._reallocate_and_save(stop_request)
         steps = range(state.step, self.total_steps)
         upcoming = training_steps(self.batches.train, steps, self.processes.device)
         with Prefetched(upcoming) as prefetched:
-            while state.step < self.total_steps:
+            while state.step < self.total_steps and not stop:
                 # A checkpoint that failed ends training as a request to stop does, on all ranks.
                 stop, save_due = self._step(
                     prefetched, stop_request.received or self.saver.has_failed
@@ -259,21 +263,14 @@ class Trainer:
                 if eval_due or at_end:
                     due = self._validate() or due
                 if due and not at_end:
-                    state.rounds = state.rounds.before_reallocation()
-                    self._save()
-                    self._reallocate()
+                    stop = not self._reallocate_and_save(stop_request) or stop
                 save_due = save_due or state.step % settings.checkpoint.every_steps == 0
                 if save_due or eval_due or due or at_end or stop:
                     self._save()
-                if stop and not at_end:
-                    log.info(
-                        "stopped at step %d of %d; start again to go on",
-                        state.step,
-                        self.total_steps,
-                    )
-                    break
         if state.step == self.total_steps:
             self._finish()
+        else:
+            log.info("stopped at step %d of %d; start again to go on", state.step, self.total_steps)
         state.engine.close()
         return state.step == self.total_steps
 
@@ -382,17 +379,61 @@ class Trainer:
         with self.state.best_parameters():
             return evaluate(self.state.model, batches, self.processes, self.autocast, max_tokens)
 
-    def _reallocate(self) -> None:
-        """Move words where that helps; tell what was promised and what came of it."""
+    def _reallocate_and_save(self, stop_request: StopRequest) -> bool:
+        """Reallocate between two checkpoints; return whether it went to its end.
+
+        Where it is cut off, a resumed run goes straight to it.
+        """
+        self.state.rounds = self.state.rounds.before_reallocation()
+        self._save()
+        kept = self._kept_statistics(stop_request)
+        try:
+            self._reallocate(kept)
+        except Interrupted:
+            return False
+        self._save()
+        self.saver.wait()
+        if self.processes.is_root:
+            discard_statistics(self.run)
+        return True
+
+    def _kept_statistics(self, stop_request: StopRequest) -> KeptStatistics:
+        state, settings = self.state, self.settings
+        key = pass_key(
+            state.model,
+            step=state.step,
+            table=state.table.fingerprint,
+            corpus=self.corpus.fingerprint,
+            max_tokens=settings.allocation.tokens,
+            arithmetic=f"{self.processes.device.type} {settings.train.precision}",
+        )
+        return KeptStatistics(
+            self.run,
+            key,
+            state.lanes,
+            self.communicator,
+            SaveClock(settings.checkpoint.every_minutes),
+            lambda: stop_request.received,
+        )
+
+    def _reallocate(self, kept: KeptStatistics) -> None:
+        """Move words where that helps; tell what was promised and what came of it.
+
+        Raises:
+            Interrupted: on every rank, where any was asked to stop while it added up.
+        """
         state, settings = self.state, self.settings.allocation
         watch, longest_seconds = self.processes.watch, 60 * settings.timeout_minutes
         before = state.valid_perplexity or self._valid_perplexity()
         train = self.train_batches
+        batches = all_batches(
+            train, self.processes.device, settings.tokens or None, first=kept.num_batches
+        )
         with self.autocast():
             table, report = reallocate(
                 state.model,
                 state.table,
-                watch.through(all_batches(train, self.processes.device, settings.tokens or None)),
+                watch.through(batches),
                 communicator=self.communicator,
                 method=self._reallocation_method(),
                 held_out_loss=self._held_out_loss,
@@ -400,6 +441,7 @@ class Trainer:
                 on_progress=lambda line: log.info("  reallocation: %s", line),
                 on_step=lambda step: watch.enter(f"reallocation: {step}", seconds=longest_seconds),
                 carry_state=train.carries_state,
+                keeper=kept,
             )
         state.rounds = state.rounds.after_reallocation()
         if not report.accepted:

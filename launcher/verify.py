@@ -12,6 +12,7 @@ from launcher.checkpoints import (
     load_vocabulary,
     verify_checkpoint,
 )
+from launcher.kept_statistics import verify_statistics
 from launcher.run_dir import RunDirectory, RunError
 from launcher.settings import read_settings
 from lightrnn import WordTable
@@ -37,7 +38,7 @@ def verify(path: Path, on_progress: Callable[[str], None], num_workers: int = 1)
 
 def verify_run(run: RunDirectory, on_progress: Callable[[str], None]) -> None:
     """Check a run directory: settings, vocabulary, tables and their certificates, metrics,
-    checkpoints.
+    checkpoints, and the statistics of a reallocation that was cut off.
 
     Raises:
         LightRNNError, CorpusError: the first thing that is wrong.
@@ -74,6 +75,7 @@ def verify_run(run: RunDirectory, on_progress: Callable[[str], None]) -> None:
                 "remove the table's file and start the run again, which writes it anew"
             )
         on_progress(checkpoint.name)
+    verify_statistics(run, on_progress)
 
 
 def _verify_metrics(path: Path) -> None:

@@ -219,6 +219,75 @@ def _send_signal_at_step(number: signal.Signals, step: int) -> None:
     train.learning_rate = signalling
 
 
+def kill_in_second_save(share: float) -> Hook:
+    """Kill the rank after this share of all function calls that its second save makes."""
+    return partial(_kill_in_second_save, share)
+
+
+def _kill_in_second_save(share: float) -> None:
+    from launcher.checkpoints import Saver
+
+    write = Saver._write
+    calls = [0, 0]
+    saves = 0
+
+    def counting(saver: Saver, *arguments: Any) -> None:
+        nonlocal saves
+
+        def count(*event: object) -> None:
+            calls[saves] += 1
+            if saves == 1 and calls[1] >= share * calls[0]:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        sys.setprofile(count)
+        try:
+            write(saver, *arguments)
+        finally:
+            sys.setprofile(None)
+            saves = 1
+
+    Saver._write = counting  # type: ignore[method-assign]
+
+
+def let_time_pass_at_step(step: int, minutes: float) -> Hook:
+    """Let the rank's clock stand still but for so many minutes that pass at a step."""
+    return partial(_let_time_pass_at_step, step, minutes)
+
+
+def _let_time_pass_at_step(step: int, minutes: float) -> None:
+    from launcher import train
+    from launcher.checkpoints.intervals import SaveClock
+
+    learning_rate, now = train.learning_rate, 0.0
+
+    def passing(at: int, *arguments: Any) -> float:
+        nonlocal now
+        now += 60 * minutes if at == step else 0
+        return learning_rate(at, *arguments)
+
+    train.learning_rate = passing
+    train.SaveClock = lambda every: SaveClock(every, lambda: now)  # type: ignore[assignment,misc]
+
+
+def send_signal_in_statistics(number: signal.Signals, batch: int) -> Hook:
+    """Let the rank receive a signal when it comes to a batch of a reallocation's statistics."""
+    return partial(_send_signal_in_statistics, number, batch)
+
+
+def _send_signal_in_statistics(number: signal.Signals, batch: int) -> None:
+    from launcher import train
+
+    all_batches = train.all_batches
+
+    def signalling(*arguments: Any, first: int = 0, **options: Any) -> Any:
+        for at, one in enumerate(all_batches(*arguments, first=first, **options), first):
+            if at == batch:
+                os.kill(os.getpid(), number)
+            yield one
+
+    train.all_batches = signalling
+
+
 def lose_a_number_at_step(*steps: int) -> Hook:
     """Let the rank's loss be no number at some steps."""
     return partial(_lose_a_number_at_step, steps)
