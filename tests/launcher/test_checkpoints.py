@@ -34,7 +34,7 @@ from launcher.rounds import Rounds
 from launcher.run_dir import RunDirectory, RunError
 from launcher.settings import CheckpointSettings, TrainSettings
 from launcher.state import TrainingState
-from lightrnn import LightRNN, ModelShape, WordTable
+from lightrnn import LightRNN, LightRNNError, ModelShape, WordTable
 
 NUM_WORDS = 11
 LANES = range(0, 3)
@@ -163,6 +163,41 @@ def test_the_newest_and_the_best_are_kept(tmp_path: Path, processes: Processes) 
     assert choose_checkpoint(run, "step-00000005").name == "step-00000005"
     with pytest.raises(RunError, match="step-00000002, step-00000005, step-00000006"):
         choose_checkpoint(run, "step-3")
+
+
+def test_every_nth_is_kept_too(tmp_path: Path, processes: Processes) -> None:
+    run = RunDirectory(tmp_path)
+    settings = CheckpointSettings(keep=1, keep_every_steps=4)
+    for step in range(2, 12, 2):
+        state = some_state(2)
+        state.step, state.valid_perplexity = step, 0.0
+        write(run, state, processes, settings)
+    assert checkpoint_steps(tmp_path) == [4, 8, 10]
+
+
+def test_what_was_before_a_reallocation_is_kept_until_it_is_over(
+    tmp_path: Path, processes: Processes
+) -> None:
+    run, settings = RunDirectory(tmp_path), CheckpointSettings(keep=2)
+    states = [some_state(2), some_state(2), some_state(2)]
+    states[0].step = 10
+    states[1].rounds = states[1].rounds.before_reallocation()
+    names = []
+    for state in states:
+        state.valid_perplexity = 0.0
+        newest = write(run, state, processes, settings)
+        assert (run.checkpoints / "latest").read_text() == f"{newest.name}\n"
+        names.append([path.name for path in list_checkpoints(run)])
+    first, before, after = "step-00000010", "before-reallocation-00000020", "step-00000020"
+    assert names == [[first], [first, before], [first, after]]
+
+
+def test_two_runs_in_one_directory_are_told(tmp_path: Path, processes: Processes) -> None:
+    run = RunDirectory(tmp_path)
+    write(run, some_state(2), processes)
+    with pytest.raises(LightRNNError, match="is there already"):
+        write(run, some_state(2), processes)
+    verify_checkpoint(run.checkpoints / "step-00000020")
 
 
 def test_the_best_of_none_measured_is_the_newest(tmp_path: Path, processes: Processes) -> None:
