@@ -93,10 +93,12 @@ def _choose_rows(  # type: ignore[no-untyped-def]
 ):
     """Put each word into the row that it is most like, of those with room."""
     for number in range(len(words)):
-        best, best_row = -np.inf, -1
-        for row in range(len(sizes_R)):
-            if sizes_R[row] < capacity and (best_row < 0 or likeness_NR[number, row] > best):
-                best, best_row = likeness_NR[number, row], row
+        best_row = np.argmax(likeness_NR[number])
+        if sizes_R[best_row] == capacity:
+            best = -np.inf
+            for row in range(len(sizes_R)):
+                if sizes_R[row] < capacity and likeness_NR[number, row] > best:
+                    best, best_row = likeness_NR[number, row], row
         row_of_word[words[number]] = best_row
         sizes_R[best_row] += 1
 

@@ -27,6 +27,11 @@ SHIFT = 5.0
 NUM_OVERSAMPLES = 32
 NUM_POWER_ITERATIONS = 4
 
+LEAST_SQUARE = 1e-12
+"""Squared length of a direction, as a share of the longest one's, that is more than rounding."""
+
+WORDS_PER_BLOCK = 1 << 16
+
 FloatMatrix = npt.NDArray[np.float32]
 
 
@@ -41,11 +46,12 @@ def word_vectors(
         num_dimensions: of each of both views, where the text has as many.
 
     Returns:
-        Vectors of length 1 (0 for words without neighbours), float32 [V, 2D].
+        Vectors of length 1, or 0 for words whose neighbours tell nothing, float32 [V, 2D].
     """
 
     def view(counts: sparse.csr_array) -> FloatMatrix:
         weigh_by_information(counts)
+        counts.eliminate_zeros()
         left_VD, singular_D = truncated_svd(counts, num_dimensions, seed)
         return unit_length(left_VD * singular_D)
 
@@ -68,11 +74,10 @@ def weigh_by_information(counts: sparse.csr_array, shift: float = SHIFT) -> None
     per_word = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
     per_context = np.asarray(counts.sum(axis=0), dtype=np.float64).ravel() ** CONTEXT_SMOOTHING
     per_context /= max(per_context.sum(), 1.0)
-    words_per_block = 1 << 16
-    for start in range(0, len(per_word), words_per_block):
-        ends = counts.indptr[start : start + words_per_block + 1]
+    for start in range(0, len(per_word), WORDS_PER_BLOCK):
+        ends = counts.indptr[start : start + WORDS_PER_BLOCK + 1]
         block = slice(ends[0], ends[-1])
-        by_chance = np.repeat(per_word[start : start + words_per_block], np.diff(ends))
+        by_chance = np.repeat(per_word[start : start + WORDS_PER_BLOCK], np.diff(ends))
         by_chance *= shift * per_context[counts.indices[block]]
         counts.data[block] = np.maximum(np.log(counts.data[block] / by_chance), 0.0)
 
@@ -107,4 +112,18 @@ def unit_length(vectors: FloatMatrix) -> FloatMatrix:
 
 
 def _orthonormal(matrix: FloatMatrix) -> FloatMatrix:
-    return np.asarray(np.linalg.qr(matrix)[0])
+    """Return an orthonormal basis of a tall matrix's columns, of the same shape.
+
+    From the eigenvectors of its Gram matrix, which takes a fraction of the time of a QR
+    decomposition; the second time makes up for rounding. Directions of no length become 0.
+    """
+    for _ in range(2):
+        gram_SS = np.zeros((matrix.shape[1], matrix.shape[1]))
+        for start in range(0, len(matrix), WORDS_PER_BLOCK):
+            block = matrix[start : start + WORDS_PER_BLOCK].astype(np.float64)
+            gram_SS += block.T @ block
+        squares_S, directions_SS = np.linalg.eigh(gram_SS)
+        kept_S = squares_S > LEAST_SQUARE * squares_S[-1]
+        scales_S = np.where(kept_S, 1 / np.sqrt(np.where(kept_S, squares_S, 1.0)), 0.0)
+        matrix = matrix @ (directions_SS * scales_S).astype(np.float32)
+    return matrix
