@@ -93,7 +93,7 @@ def _choose_rows(  # type: ignore[no-untyped-def]
 ):
     """Put each word into the row that it is most like, of those with room."""
     for number in range(len(words)):
-        best_row = np.argmax(likeness_NR[number])
+        best_row = int(np.argmax(likeness_NR[number]))
         if sizes_R[best_row] == capacity:
             best = -np.inf
             for row in range(len(sizes_R)):
