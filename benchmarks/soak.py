@@ -15,10 +15,11 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 TESTS = ROOT / "tests" / "launcher"
@@ -27,7 +28,7 @@ sys.path[:0] = [str(ROOT), str(TESTS), str(TESTS / "cluster")]
 from conftest import write_text  # noqa: E402
 from hosts import Hosts, why_no_hosts  # noqa: E402
 from launcher_runs import measured, options  # noqa: E402
-from measuring import machine  # noqa: E402
+from measuring import machine, versions  # noqa: E402
 from soak_faults import KINDS, Attempt, Lap  # noqa: E402
 from soak_torchrun import AGENT_KINDS, break_agents  # noqa: E402
 
@@ -57,77 +58,118 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--faults", type=int, default=60, help="how many, at least")
     parser.add_argument("--agent-faults", type=int, default=6, help="so many of them on torchrun")
+    parser.add_argument("--minutes", type=float, default=1e9, help="begin no fault after these")
+    parser.add_argument(
+        "--merge", type=Path, nargs="+", help="break nothing, but add up what these files tell"
+    )
     parser.add_argument("--seed", type=int, default=1, help="of kinds, places and moments")
     parser.add_argument("--quick", action="store_true", help="three faults, without torchrun")
     parser.add_argument("--json", type=Path, help="file that gets the figures too")
     arguments = parser.parse_args()
-    if why_no_hosts():
+    if arguments.merge:
+        parts = [json.loads(path.read_text()) for path in arguments.merge]
+        figures = {
+            "machine": parts[0]["machine"],
+            "versions": parts[0]["versions"],
+            **merged(parts),
+        }
+    elif why_no_hosts():
         parser.exit(2, f"error: {why_no_hosts()}\n")
-    num_faults = 3 if arguments.quick else arguments.faults
-    num_agent_faults = 0 if arguments.quick else arguments.agent_faults
-    began = time.monotonic()
-    with tempfile.TemporaryDirectory() as name, Hosts(4) as hosts:
-        attempts, same = soak(
-            Path(name), hosts, random.Random(arguments.seed), num_faults, num_agent_faults
-        )
+    else:
+        num_faults = 3 if arguments.quick else arguments.faults
+        num_agent_faults = 0 if arguments.quick else arguments.agent_faults
+        began = time.monotonic()
+        with tempfile.TemporaryDirectory() as name, Hosts(4) as hosts:
+            soak = Soak(Path(name), hosts, random.Random(arguments.seed), 60 * arguments.minutes)
+            soak.run(num_faults, num_agent_faults)
+        figures = {
+            "machine": machine(),
+            "versions": versions(),
+            "seeds": [arguments.seed],
+            "step_timeout_seconds": STEP_SECONDS,
+            "seconds": round(time.monotonic() - began, 1),
+            "laps": len(soak.right),
+            "laps_with_right_losses": sum(soak.right),
+            "attempts": [asdict(one) for one in soak.attempts],
+        }
+    attempts = [Attempt(**one) for one in figures.pop("attempts")]
     rows = [
         summary(kind, [one for one in attempts if one.kind == kind])
         for kind in (*KINDS, *AGENT_KINDS)
         if any(one.kind == kind for one in attempts)
     ]
+    figures |= {"faults": len(attempts), "by_kind": [asdict(row) for row in rows]}
     show(rows)
-    right = sum(same)
-    print(f"\n{len(attempts)} faults in {len(same)} laps, of which {right} ended with the losses")
-    print("of a run that nothing happened to")
-    figures = {
-        "machine": machine(),
-        "seed": arguments.seed,
-        "faults": len(attempts),
-        "laps": len(same),
-        "laps_with_right_losses": right,
-        "step_timeout_seconds": STEP_SECONDS,
-        "seconds": round(time.monotonic() - began, 1),
-        "by_kind": [asdict(row) for row in rows],
-        "attempts": [asdict(one) for one in attempts],
-    }
+    print(f"\n{figures['faults']} faults in {figures['laps']} laps, of which", end=" ")
+    print(f"{figures['laps_with_right_losses']} ended with the losses of a run left in peace")
     if arguments.json:
-        arguments.json.write_text(json.dumps(figures, indent=1) + "\n")
-    print(json.dumps({name: value for name, value in figures.items() if name != "attempts"}))
+        content = {**figures, "attempts": [asdict(one) for one in attempts]}
+        arguments.json.write_text(json.dumps(content, indent=1) + "\n")
+    print(json.dumps(figures))
     failed = [one for one in attempts if one.outcome == "hung" or one.checkpoints_lost]
-    return 1 if failed or right < len(same) else 0
+    return 1 if failed or figures["laps_with_right_losses"] < figures["laps"] else 0
 
 
-def soak(
-    folder: Path, hosts: Hosts, draw: random.Random, num_faults: int, num_agent_faults: int
-) -> tuple[list[Attempt], list[bool]]:
-    """Break runs until so many faults have struck; return them, and which laps ended right."""
-    corpus = make_corpus(folder)
-    settings = partial(run_options, corpus)
-    attempts: list[Attempt] = []
-    same: list[bool] = []
-    whole = Lap(folder / "whole", hosts, settings, draw, same_size=True)
-    whole.finish()
-    while len(attempts) < num_faults - num_agent_faults:
-        number = len(same)
-        lap = Lap(folder / f"lap-{number}", hosts, settings, draw, same_size=number % 2 == 0)
-        wanted = num_faults - num_agent_faults - len(attempts)
-        for attempt in lap.broken(wanted):
-            attempts.append(attempt)
-            print(f"{len(attempts):3d}  {attempt.describe()}", flush=True)
-        lap.finish()
-        same.append(lap.ended_like(whole.run_dir, EVENTS))
-        print(f"     lap {number} ended {'right' if same[-1] else 'WRONG'}", flush=True)
-        lap.close()
-    if num_agent_faults:
-        for attempt in break_agents(folder / "agents", hosts, settings, draw, num_agent_faults):
-            attempts.append(attempt)
-            print(f"{len(attempts):3d}  {attempt.describe()}", flush=True)
-        expected = measured(whole.run_dir, "end")
-        found = measured(folder / "agents" / "run", "end")
-        same.append(close_to(found, expected))
-        print(f"     the lap of torchrun ended {'right' if same[-1] else 'WRONG'}", flush=True)
-    whole.close()
-    return attempts, same
+def merged(parts: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the figures of several soaks as those of one."""
+    names = ("seeds", "seconds", "laps", "laps_with_right_losses", "attempts")
+    added = {name: sum((part[name] for part in parts[1:]), parts[0][name]) for name in names}
+    return {"step_timeout_seconds": parts[0]["step_timeout_seconds"], **added}
+
+
+class Soak:
+    """Runs that are broken until enough faults have struck.
+
+    Args:
+        folder: for runs.
+        hosts: where their ranks are.
+        draw: decides everything.
+        seconds: after which no fault begins.
+
+    Attributes:
+        attempts: the faults.
+        right: of each lap, whether its losses are those of a run left in peace.
+    """
+
+    def __init__(self, folder: Path, hosts: Hosts, draw: random.Random, seconds: float) -> None:
+        self.folder, self.hosts, self.draw = folder, hosts, draw
+        self.deadline = time.monotonic() + seconds
+        self.attempts: list[Attempt] = []
+        self.right: list[bool] = []
+        self.settings = partial(run_options, make_corpus(folder))
+
+    def run(self, num_faults: int, num_agent_faults: int) -> None:
+        """Break runs until so many faults have struck, so many of them under torchrun."""
+        whole = self._lap("whole", same_size=True)
+        whole.finish()
+        if num_agent_faults:
+            folder = self.folder / "agents"
+            self._tell_all(
+                break_agents(folder, self.hosts, self.settings, self.draw, num_agent_faults)
+            )
+            found, expected = (measured(path, "end") for path in (folder / "run", whole.run_dir))
+            self._judge(close_to(found, expected))
+        while len(self.attempts) < num_faults and time.monotonic() < self.deadline:
+            number = len(self.right)
+            lap = self._lap(f"lap-{number}", same_size=number % 2 == 0)
+            self._tell_all(lap.broken(num_faults - len(self.attempts), self.deadline))
+            lap.finish()
+            self._judge(lap.ended_like(whole.run_dir, EVENTS))
+            lap.close()
+        whole.close()
+
+    def _lap(self, name: str, *, same_size: bool) -> Lap:
+        folder = self.folder / name
+        return Lap(folder, self.hosts, self.settings, self.draw, same_size=same_size)
+
+    def _tell_all(self, attempts: Iterable[Attempt]) -> None:
+        for attempt in attempts:
+            self.attempts.append(attempt)
+            print(f"{len(self.attempts):3d}  {attempt.describe()}", flush=True)
+
+    def _judge(self, right: bool) -> None:
+        self.right.append(right)
+        print(f"     lap {len(self.right)} ended {'right' if right else 'WRONG'}", flush=True)
 
 
 def close_to(found: list[dict[str, object]], expected: list[dict[str, object]]) -> bool:

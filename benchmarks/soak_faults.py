@@ -108,10 +108,10 @@ class Lap:
         """Take the disk away."""
         subprocess.run(["umount", "-l", self.disk], check=True)
 
-    def broken(self, most: int) -> Iterator[Attempt]:
-        """Break the run until it has ended, or so many faults have struck."""
+    def broken(self, most: int, deadline: float) -> Iterator[Attempt]:
+        """Break the run until it has ended, so many faults have struck, or it is too late."""
         num_struck = 0
-        while num_struck < most and not self.done:
+        while num_struck < most and not self.done and time.monotonic() < deadline:
             attempt = self._break()
             if attempt is not None:
                 num_struck += 1
@@ -224,7 +224,10 @@ class Lap:
         if kind.startswith("cut a cable") and victim == 0:
             name = "rank "
         lines = [(text.splitlines() or [""])[-1] for text in texts]
-        named = all(name in line and "failed" in line for line in lines)
+        told = ("training failed: ", "error: ")
+        named = all(name in line and any(word in line for word in told) for line in lines)
+        if not named:
+            print("\n".join(f"     {line}" for line in lines), flush=True)
         return "ended, named" if named else "ended"
 
     def _whole_checkpoints(self) -> set[int]:

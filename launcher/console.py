@@ -27,7 +27,20 @@ def _train(record: Record) -> Iterator[str]:
     yield (
         "epoch {epoch:.2f} | step {step}/{total_steps} | loss {loss:.3f} | "
         "perplexity {perplexity:.1f} | {tokens_per_second:.0f} tokens/s | ETA {left}"
-    ).format(left=readable_time(record["seconds_left"]), **record)
+    ).format(left=readable_time(record["seconds_left"]), **record) + _straggler(record)
+
+
+STRAGGLING = 1.5
+"""A rank whose own work takes so many times the mean is told of."""
+
+
+def _straggler(record: Record) -> str:
+    if record.get("own_seconds_max", 0.0) <= STRAGGLING * record.get("own_seconds_mean", 0.0):
+        return ""
+    return (
+        " | rank {slowest_rank} is slow: its own work takes {own_seconds_max:.3f} s a step, on "
+        "average of ranks {own_seconds_mean:.3f} s"
+    ).format(**record)
 
 
 def _valid(record: Record) -> Iterator[str]:

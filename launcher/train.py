@@ -42,6 +42,7 @@ from launcher.kept_statistics import (
 from launcher.logs import log_to_console, log_to_file
 from launcher.metrics import Metrics
 from launcher.optimization import autocast_for, learning_rate
+from launcher.pace import Pace, paces_of_ranks
 from launcher.prefetch import Prefetched
 from launcher.processes import (
     USER_ERRORS,
@@ -183,17 +184,13 @@ class Interval:
     Attributes:
         sums: row losses and column losses of this rank's lanes, tokens of all ranks, without steps
             that were left out; float64 [3] on the device.
+        pace: of this rank, in steps taken or left out.
         tokens: of all ranks, read.
-        steps: taken or left out.
-        seconds: of these steps.
-        data_wait_seconds: those that they waited for their batches.
     """
 
     sums: Tensor
+    pace: Pace
     tokens: int = 0
-    steps: int = 0
-    seconds: float = 0.0
-    data_wait_seconds: float = 0.0
 
 
 @dataclass
@@ -278,16 +275,17 @@ class Trainer:
         """Take one step; return whether any rank was asked to stop, and whether to save by time."""
         started = time.perf_counter()
         settings, state, watch = self.settings.train, self.state, self.processes.watch
+        pace = self.interval.pace
         watch.enter("data", step=state.step)
         inputs, targets, num_tokens = next(prefetched)
-        self.interval.data_wait_seconds += time.perf_counter() - started
+        pace.data_wait_seconds += time.perf_counter() - started
         if state.step % self.steps_per_epoch == 0 or not self.batches.train.carries_state:
             state.reset_lanes()
         keys = dropout_keys(settings.seed, state.step, state.lanes, self.processes.device)
         rate = learning_rate(state.step, self.total_steps, settings)
 
         watch.enter("forward")
-        with self.autocast():
+        with pace.forward(), self.autocast():
             row_nll, column_nll, new_state = state.engine.forward(
                 inputs, targets, state.lane_state, keys
             )
@@ -315,8 +313,8 @@ class Trainer:
         sums = torch.stack([row_nll, column_nll, tokens]).detach()
         self.interval.sums += torch.where(finite, sums, 0.0)
         self.interval.tokens += num_tokens
-        self.interval.steps += 1
-        self.interval.seconds += time.perf_counter() - started
+        pace.steps += 1
+        pace.step_seconds += time.perf_counter() - started
         self.last_norm, self.last_rate = norm, rate
         # The outcome of the step before, so that the host need not wait for the device.
         self._settle(unknown=1)
@@ -489,25 +487,28 @@ class Trainer:
     def _log_interval(self) -> None:
         self.processes.watch.enter("log", step=self.state.step)
         interval, self.interval = self.interval, self._new_interval()
-        started = time.perf_counter()
+        pace, started = interval.pace, time.perf_counter()
         self._settle()
         *nll, tokens = interval.sums.tolist()
-        interval.seconds += time.perf_counter() - started  # the device has caught up
+        pace.step_seconds += time.perf_counter() - started  # the device has caught up
         if not tokens:
             return
-        row_nll, column_nll = self.processes.sum(torch.tensor(nll, dtype=torch.float64)).tolist()
+        paces_W3 = torch.zeros(self.processes.world_size, 3, dtype=torch.float64)
+        paces_W3[self.processes.rank] = pace.a_step()
+        sums = torch.cat([torch.tensor(nll, dtype=torch.float64), paces_W3.flatten()])
+        row_nll, column_nll, *paces = self.processes.sum(sums).tolist()
         losses = Losses(row_nll, column_nll, round(tokens))
-        speed = interval.tokens / interval.seconds
         norm = float(self.last_norm)
-        remaining = (self.total_steps - self.state.step) * interval.seconds / interval.steps
+        remaining = (self.total_steps - self.state.step) * pace.step_seconds / pace.steps
         self._record(
             "train",
             **_as_values(losses),
             learning_rate=self.last_rate,
             grad_norm=norm if math.isfinite(norm) else None,
             skipped_steps=self.state.skipped.total or None,
-            tokens_per_second=speed,
-            data_wait_share=interval.data_wait_seconds / interval.seconds,
+            tokens_per_second=interval.tokens / pace.step_seconds,
+            data_wait_share=pace.data_wait_seconds / pace.step_seconds,
+            **paces_of_ranks(torch.tensor(paces, dtype=torch.float64).reshape_as(paces_W3)),
             seconds_left=remaining,
             total_steps=self.total_steps,
         )
@@ -571,7 +572,8 @@ class Trainer:
         )
 
     def _new_interval(self) -> Interval:
-        return Interval(torch.zeros(3, dtype=torch.float64, device=self.processes.device))
+        device = self.processes.device
+        return Interval(torch.zeros(3, dtype=torch.float64, device=device), Pace(device))
 
 
 def _as_values(losses: Losses) -> dict[str, float]:

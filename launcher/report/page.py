@@ -71,7 +71,7 @@ def render_page(
     """
     sections = {
         "summary": ("Summary", summary_section(run)),
-        "curves": ("Training", curves_section(pictures)),
+        "curves": ("Training", curves_section(run, pictures)),
         "reallocations": ("Reallocations", reallocations_section(run, pictures)),
         "moves": ("Words that moved", moves_section(history)),
         "table": ("Word table", table_section(history, vocabulary, pictures)),

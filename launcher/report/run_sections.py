@@ -78,7 +78,7 @@ def _processes(run: RunData) -> str:
     return ", then ".join(world_size for world_size, _ in groupby(world_sizes)) or NONE
 
 
-def curves_section(pictures: Mapping[str, bytes]) -> Html:
+def curves_section(run: RunData, pictures: Mapping[str, bytes]) -> Html:
     """Show the curves over epochs."""
     if "perplexity" not in pictures:
         return note("No training step has been logged yet.")
@@ -105,7 +105,31 @@ def curves_section(pictures: Mapping[str, bytes]) -> Html:
                 "Learning rate, gradient norm before clipping, and tokens a second of all "
                 "processes together.",
             ),
+            _straggler(run),
         ]
+    )
+
+
+STRAGGLING = 1.25
+"""A rank that is slowest most of the time is told of where its work takes so many times the mean.
+"""
+
+
+def _straggler(run: RunData) -> Html:
+    """Name the rank that the others waited for, where there was one."""
+    slowest = column(run.train, "slowest_rank")
+    ratios = column(run.train, "own_seconds_max") / column(run.train, "own_seconds_mean")
+    known = np.isfinite(slowest) & np.isfinite(ratios)
+    if not known.any():
+        return join([])
+    ranks, counts = np.unique(slowest[known], return_counts=True)
+    rank, share = ranks[counts.argmax()], float(counts.max() / known.sum())
+    ratio = float(np.median(ratios[known & (slowest == rank)]))
+    if ratio < STRAGGLING or share <= 0.5:
+        return join([])
+    return note(
+        f"The others waited for rank {whole(rank)}: it was the slowest in {percent(share)} of the "
+        f"intervals, its own work there {decimal(ratio)} times that of the average rank."
     )
 
 

@@ -24,6 +24,7 @@ import torch.distributed as dist
 
 from allocation import RemoteError, TorchCommunicator, run_together
 from allocation.collectives import broadcast_text
+from launcher.stop import INTERRUPTED
 from launcher.watch.places import Limits, Position, describe_failed
 from launcher.watch.watchers import Hub, Member, Watcher
 from lightrnn.errors import LightRNNError
@@ -32,8 +33,8 @@ log = logging.getLogger("lightrnn")
 
 Item = TypeVar("Item")
 
-FAILED, INTERRUPTED = 1, 130
-"""Exit statuses: training failed; ended at once by a second SIGINT."""
+FAILED = 1
+"""Exit status where training failed."""
 
 NAMING_SECONDS = 10.0
 """How long a rank that lost a connection waits to hear whose fault it was."""

@@ -92,6 +92,9 @@ class FakeRun:
             learning_rate=2e-3,
             grad_norm=1.5,
             tokens_per_second=12_345.0,
+            own_seconds_mean=0.1,
+            own_seconds_max=0.15 if step % 3 else 0.1,
+            slowest_rank=3 if step % 3 else 0,
             elapsed_seconds=float(step),
         )
 
