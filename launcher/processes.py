@@ -1,8 +1,10 @@
 """The processes of a run: one rank a device, the same errors and the same end on all."""
 
 import gc
+import logging
+import os
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -17,6 +19,8 @@ from data_shards import CorpusError
 from launcher.bootstrap import Place, find_place, open_store
 from launcher.watch import Limits, Watch, start_watch
 from lightrnn.errors import LightRNNError
+
+log = logging.getLogger("lightrnn")
 
 Result = TypeVar("Result")
 
@@ -85,6 +89,8 @@ def joined_processes(
         SettingsError: the environment contradicts itself, or rank 0 cannot be met.
     """
     place = place or find_place()
+    if place.rank == 0:
+        warn_of_restarts(os.environ)
     rank, local_rank, world_size = place.rank, place.local_rank, place.world_size
     timeout = timedelta(minutes=timeout_minutes)
     store = open_store(place, timeout)
@@ -123,6 +129,20 @@ def joined_processes(
         watch.wait_for_others()
         dist.destroy_process_group()
         watch.leave()
+
+
+def warn_of_restarts(environment: Mapping[str, str]) -> None:
+    """Warn where torchrun would restart workers that then cannot find each other.
+
+    They read each other's old addresses from the store of torchrun's agents (PyTorch 2.13).
+    """
+    restarts = environment.get("TORCHELASTIC_MAX_RESTARTS", "0")
+    if restarts != "0" and environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        log.warning(
+            "torchrun --max-restarts %s fails with the store that its agents share: set "
+            "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 before torchrun starts",
+            restarts,
+        )
 
 
 def _wait_for(group: dist.ProcessGroup, seconds: float) -> None:

@@ -8,6 +8,7 @@ A rank that is lost, hangs, or fails alone ends the run on every rank, with one 
 which rank it was, on which host, at which step and in which place.
 """
 
+import errno
 import logging
 import os
 import re
@@ -123,7 +124,7 @@ class Watch:
             time.sleep(NAMING_SECONDS)  # the watching thread ends this process as soon as it knows
         elif isinstance(error, KeyboardInterrupt):
             status, reason = INTERRUPTED, "interrupted by a second SIGINT"
-        else:
+        elif not (isinstance(error, OSError) and error.errno in _TROUBLE_OF_DISKS):
             sys.stderr.write("".join(traceback.format_exception(error)))
         reason = " ".join(reason.split())[:500]
         self._watcher.leave(reason)
@@ -183,6 +184,9 @@ def end(reason: str, status: int = FAILED) -> NoReturn:
     sys.stderr.flush()
     os._exit(status)
 
+
+_TROUBLE_OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE)
+"""Errors of the machine, not of this program: one line says all."""
 
 _NETWORK = re.compile(
     r"gloo|nccl|connection (closed|reset|refused)|broken pipe|pair closure|timed? ?out",

@@ -1,5 +1,6 @@
 """Ranks that are killed, stopped, hang or fail alone: named on all others, and all end."""
 
+import logging
 import os
 import signal
 import time
@@ -11,15 +12,16 @@ from typing import Any
 import pytest
 from launcher_runs import Ended, Hook, checkpoint_steps, run, send_signal_at_step, start
 
+from launcher.processes import warn_of_restarts
 from launcher.watch.places import Heard, Report, find_lost
 
 Options = Callable[..., list[str]]
 
-ROOT_AT = 57
+STEP = 57
 
 
 def report(rank: int, place: str, count: int, idle_seconds: float = 0.0) -> Report:
-    return Report(rank, f"mn{rank + 1}", place, ROOT_AT, count, idle_seconds, 30.0)
+    return Report(rank, f"mn{rank + 1}", place, STEP, count, idle_seconds, 30.0)
 
 
 def heard(*reports: Report, silent_seconds: float = 1.0) -> list[Heard]:
@@ -97,13 +99,9 @@ def hang() -> None:
 LIMITS = {"processes__start_timeout_minutes": 1, "processes__step_timeout_seconds": 6}
 
 
-def run_until(
-    hooks: dict[int, Hook], tiny: Options, folder: Path, world_size: int = 3
-) -> tuple[Ended, float]:
+def run_with(hooks: dict[int, Hook], tiny: Options, folder: Path) -> Ended:
     arguments = tiny(folder / "run", checkpoint__every_steps=5, **LIMITS)
-    began = time.monotonic()
-    ended = run("train", arguments, folder / "logs", world_size, hooks)
-    return ended, time.monotonic() - began
+    return run("train", arguments, folder / "logs", 3, hooks)
 
 
 def last_line(text: str) -> str:
@@ -112,7 +110,7 @@ def last_line(text: str) -> str:
 
 @pytest.mark.parametrize("rank", [0, 2])
 def test_a_killed_rank_is_named_by_all_others(rank: int, tiny: Options, tmp_path: Path) -> None:
-    ended, _ = run_until({rank: send_signal_at_step(signal.SIGKILL, 12)}, tiny, tmp_path)
+    ended = run_with({rank: send_signal_at_step(signal.SIGKILL, 12)}, tiny, tmp_path)
     for other in {0, 1, 2} - {rank}:
         assert ended.statuses[other] == 1, ended.errors[other]
         line = last_line(ended.errors[other])
@@ -124,7 +122,7 @@ def test_a_killed_rank_is_named_by_all_others(rank: int, tiny: Options, tmp_path
 
 
 def test_a_rank_that_hangs_is_named_by_all(tiny: Options, tmp_path: Path) -> None:
-    ended, _ = run_until({1: at_step(12, hang)}, tiny, tmp_path)
+    ended = run_with({1: at_step(12, hang)}, tiny, tmp_path)
     for text in ended.check(1).errors:
         assert "training failed: rank 1 on host" in last_line(text)
         assert "has been at step 12 in data for" in last_line(text)
@@ -150,10 +148,25 @@ def test_a_stopped_process_is_named_by_all_others(rank: int, tiny: Options, tmp_
 
 
 def test_a_rank_that_fails_alone_is_named_by_all(tiny: Options, tmp_path: Path) -> None:
-    ended, _ = run_until({2: at_step(12, fail)}, tiny, tmp_path)
+    ended = run_with({2: at_step(12, fail)}, tiny, tmp_path)
     for text in ended.check(1).errors:
         line = last_line(text)
         assert "training failed: rank 2 on host" in line
         assert "failed at step 12 in data: OSError: the disk is gone" in line
     assert "Traceback" in ended.errors[2]
     assert "Traceback" not in ended.errors[0] + ended.errors[1]
+
+
+@pytest.mark.parametrize(
+    ("restarts", "shared", "warned"),
+    [("3", "True", True), ("3", "False", False), ("0", "True", False)],
+)
+def test_restarts_that_would_fail_are_warned_of(
+    restarts: str, shared: str, warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    log = logging.getLogger("lightrnn")
+    log.addHandler(caplog.handler)
+    environment = {"TORCHELASTIC_MAX_RESTARTS": restarts, "TORCHELASTIC_USE_AGENT_STORE": shared}
+    warn_of_restarts(environment)
+    log.removeHandler(caplog.handler)
+    assert ("TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1" in caplog.text) == warned
