@@ -57,7 +57,7 @@ def test_a_slow_rank_is_in_the_metrics(tiny: Options, tmp_path: Path) -> None:
     assert [record["slowest_rank"] for record in records] == [1, 1, 1]
     for record in records:
         assert record["own_seconds_max"] >= 1
-        assert record["step_seconds_max"] >= record["step_seconds_mean"] >= 1
+        assert record["step_seconds_max"] >= record["step_seconds_mean"] > 0
 
 
 @pytest.mark.parametrize(("most", "told"), [(0.31, True), (0.29, False)])
