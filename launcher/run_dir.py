@@ -63,8 +63,10 @@ class RunDirectory:
         return self.path / "tensorboard"
 
     def log(self, rank: int) -> Path:
-        """The log of a rank."""
-        return self.path / "logs" / f"rank-{rank:05d}.log"
+        """The log of a rank; in a job of SLURM, of that job's."""
+        job_id = os.environ.get("SLURM_JOB_ID")
+        job = f"job-{job_id}-" if job_id else ""
+        return self.path / "logs" / f"{job}rank-{rank:05d}.log"
 
     def table(self, version: int) -> Path:
         """The file of a table version."""

@@ -74,8 +74,8 @@ class SlurmCluster:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The variable by which commands find this cluster."""
-        return {"SLURM_CONF": str(self.folder / "slurm.conf")}
+        """What lets commands find this cluster."""
+        return {"SLURM_CONF": str(self.folder / "slurm.conf"), "PATH": _path()}
 
     def call(self, *command: str, cwd: Path, env: Mapping[str, str] | None = None) -> str:
         """Run a command that has to succeed; return what it prints."""
@@ -215,7 +215,11 @@ def running_cluster(num_nodes: int) -> Iterator[SlurmCluster]:
 
 
 def _which(name: str) -> str | None:
-    return shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
+    return shutil.which(name, path=_path())
+
+
+def _path() -> str:
+    return f"{os.environ['PATH']}:/usr/sbin:/sbin"
 
 
 def _free_ports(number: int) -> list[int]:
