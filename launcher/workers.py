@@ -52,6 +52,7 @@ def start_workers(num_workers: int, arguments: Sequence[str]) -> int:
         run_id=f"lightrnn-{os.getpid()}",
         rdzv_backend="c10d",
         rdzv_endpoint="127.0.0.1:0",
+        signals_to_handle="SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1",
         local_addr="127.0.0.1",
         max_restarts=0,
     )

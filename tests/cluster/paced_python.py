@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 FIRST_SLOW_STEP = 40
-SECONDS = 3.0
+SECONDS = 6.0
 
 
 def write_paced_python(path: Path) -> Path:

@@ -1,7 +1,7 @@
 """Jobs of a real SLURM: they train to the end, whatever happens to them on the way.
 
 The nodes of the cluster are daemons on this machine. The jobs that something happens to are
-submitted together, and train side by side; each test then does its harm to one of them.
+submitted together, and train side by side.
 """
 
 import os
@@ -105,15 +105,25 @@ def jobs(cluster: SlurmCluster, tiny: Options, tmp_path_factory: pytest.TempPath
 
 
 @pytest.fixture(scope="module")
-def slow_jobs(jobs: Jobs) -> dict[str, str]:
-    """Return jobs of two nodes each, by what will happen to them; all are under way at once."""
+def harmed(jobs: Jobs) -> dict[str, str]:
+    """Return jobs of two nodes each, by what was done to them when they trained side by side."""
     python = ["--python", str(write_paced_python(jobs.folder / "python")), "--nodes", "2"]
-    return {
+    long = [*python, "--time", "30"]
+    submitted = {
         "time limit": jobs.submit("limit", *python, "--time", "2"),
-        "requeue": jobs.submit("requeue", *python, "--launch", "srun", "--time", "30"),
-        "killed": jobs.submit("killed", *python, "--time", "30"),
-        "step": jobs.submit("step", *python, "--launch", "srun", "--time", "30"),
+        "requeue": jobs.submit("requeue", *long, "--launch", "srun"),
+        "killed": jobs.submit("killed", *long),
+        "step": jobs.submit("step", *long, "--launch", "srun"),
     }
+    jobs.wait_for_slow_steps(submitted["requeue"])
+    jobs.cluster.ask("scontrol", "requeue", submitted["requeue"])
+    jobs.wait_for_slow_steps(submitted["step"])
+    jobs.cluster.ask("scancel", f"{submitted['step']}.0")
+    jobs.wait_for_slow_steps(submitted["killed"])
+    nodes = jobs.cluster.job(submitted["killed"])["NodeList"]
+    last = jobs.cluster.ask("scontrol", "show", "hostnames", nodes).split()[-1]
+    jobs.kill_on_node(submitted["killed"], last)
+    return submitted
 
 
 @pytest.fixture(scope="module")
@@ -143,36 +153,21 @@ def check_restarted(jobs: Jobs, job_id: str, uninterrupted: Runs) -> None:
     assert_same_end(jobs.run_dirs[job_id], uninterrupted[2])
 
 
-def test_scontrol_requeue(slow_jobs: dict[str, str], jobs: Jobs, uninterrupted: Runs) -> None:
-    job_id = slow_jobs["requeue"]
-    jobs.wait_for_slow_steps(job_id)
-    jobs.cluster.ask("scontrol", "requeue", job_id)
-    check_restarted(jobs, job_id, uninterrupted)
-
-
-def test_killed_processes_of_a_node(
-    slow_jobs: dict[str, str], jobs: Jobs, uninterrupted: Runs
+@pytest.mark.parametrize(
+    ("harm", "told"),
+    [
+        ("time limit", "(75): the job is queued again"),
+        ("requeue", "resumed from"),
+        ("killed", "(lost): the job is queued again"),
+        ("step", "(lost): the job is queued again"),
+    ],
+)
+def test_jobs_survive(
+    harm: str, told: str, harmed: dict[str, str], jobs: Jobs, uninterrupted: Runs
 ) -> None:
-    job_id = slow_jobs["killed"]
-    jobs.wait_for_slow_steps(job_id)
-    node = jobs.cluster.ask("scontrol", "show", "hostnames", jobs.cluster.job(job_id)["NodeList"])
-    jobs.kill_on_node(job_id, node.split()[-1])
-    check_restarted(jobs, job_id, uninterrupted)
-    assert "(lost): the job is queued again" in jobs.output(job_id)
-
-
-def test_scancel_of_a_step(slow_jobs: dict[str, str], jobs: Jobs, uninterrupted: Runs) -> None:
-    job_id = slow_jobs["step"]
-    jobs.wait_for_slow_steps(job_id)
-    jobs.cluster.ask("scancel", f"{job_id}.0")
-    check_restarted(jobs, job_id, uninterrupted)
-    assert "(lost): the job is queued again" in jobs.output(job_id)
-
-
-def test_time_limit(slow_jobs: dict[str, str], jobs: Jobs, uninterrupted: Runs) -> None:
-    job_id = slow_jobs["time limit"]
-    check_restarted(jobs, job_id, uninterrupted)
-    assert "(75): the job is queued again" in jobs.output(job_id)
+    """Time limit, `scontrol requeue`, killed processes of a node, `scancel` of the step."""
+    check_restarted(jobs, harmed[harm], uninterrupted)
+    assert told in jobs.output(harmed[harm])
 
 
 @pytest.mark.parametrize(("num_nodes", "launch"), [(2, "torchrun"), (4, "srun")])

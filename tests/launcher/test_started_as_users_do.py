@@ -90,7 +90,10 @@ def test_evaluate_under_torchrun(torchrun_run: Path) -> None:
     assert result["perplexity"] == pytest.approx(end["test_perplexity"], rel=1e-6)
 
 
-def test_the_command_stops_its_workers_with_a_checkpoint(tiny: Options, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_the_command_stops_its_workers_with_a_checkpoint(
+    number: signal.Signals, tiny: Options, tmp_path: Path
+) -> None:
     run_dir = tmp_path / "run"
     arguments = tiny(run_dir, train__epochs=100, checkpoint__every_steps=100_000)
     command = [str(SCRIPTS / "lightrnn"), "train", "--nproc-per-node", "2", *arguments]
@@ -98,7 +101,7 @@ def test_the_command_stops_its_workers_with_a_checkpoint(tiny: Options, tmp_path
         process = subprocess.Popen(command, cwd=ROOT, env=environment(), stderr=errors)
     try:
         wait_for_steps(run_dir, 3, process)
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(number)
         status = process.wait(timeout=60)
     finally:
         process.kill()
