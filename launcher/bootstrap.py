@@ -168,9 +168,10 @@ def _place_by_slurm(environment: Mapping[str, str]) -> Place:
     rank, local_rank, world_size, hosts = _values(environment, _SLURM, "srun")
     one_host = environment.get("SLURM_STEP_NUM_NODES") == "1"
     address = "127.0.0.1" if one_host else first_host(hosts)
-    # Unlike for every step of every job: two of them may share the first host.
-    steps = [int(environment.get(name, 0)) for name in ("SLURM_JOB_ID", "SLURM_STEP_ID")]
-    port = _FIRST_PORT + (101 * steps[0] + steps[1]) % _NUM_PORTS
+    # Another for every step of every start of every job: they may share the first host.
+    numbers = "SLURM_JOB_ID", "SLURM_RESTART_COUNT", "SLURM_STEP_ID"
+    job, start, step = (int(environment.get(name, 0)) for name in numbers)
+    port = _FIRST_PORT + (101 * job + 11 * start + step) % _NUM_PORTS
     return Place(
         "slurm",
         int(rank),

@@ -208,7 +208,8 @@ def _environment(job: Job) -> Iterator[str]:
         case "torchrun":
             yield "export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 TORCH_ELASTIC_SHUTDOWN_TIMEOUT=3600"
             yield 'MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)'
-            yield "MASTER_PORT=$((20000 + SLURM_JOB_ID % 12000))"
+            start = "${SLURM_RESTART_COUNT:-0}"
+            yield f"MASTER_PORT=$((20000 + (101 * SLURM_JOB_ID + 11 * {start}) % 12000))"
             yield "export MASTER_ADDR MASTER_PORT"
         case "mpi":
             yield "export LIGHTRNN_START=mpi"

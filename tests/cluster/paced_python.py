@@ -14,7 +14,11 @@ SECONDS = 6.0
 
 
 def write_paced_python(path: Path) -> Path:
-    """Write an executable that takes the place of this interpreter; return its path."""
+    """Write an executable that takes the place of this interpreter; return its path.
+
+    Its name becomes the processes' name, which may hold no blank: where SLURM keeps no control
+    groups it does not find such processes in the kernel's tables, and cannot end them.
+    """
     path.write_text(f"#!{sys.executable}\n{Path(__file__).read_text()}")
     path.chmod(0o755)
     return path

@@ -49,6 +49,7 @@ PreemptMode=REQUEUE
 ReturnToService=2
 SlurmdTimeout=15
 KillWait=5
+UnkillableStepTimeout=300
 MinJobAge=3600
 PropagateResourceLimits=NONE
 {nodes}

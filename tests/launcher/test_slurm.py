@@ -196,7 +196,7 @@ def test_a_job_over_mpi(jobs: Jobs, uninterrupted: Runs) -> None:
 
 def test_preemption(jobs: Jobs, uninterrupted: Runs) -> None:
     """SLURM ends the step first, and the job later; a job that ended itself would count as done."""
-    python = str(write_paced_python(jobs.folder / "preempted python"))
+    python = str(write_paced_python(jobs.folder / "preempted-python"))
     options = ["--nodes", "2", "--launch", "srun", "--time", "30", "--python", python]
     job_id = jobs.submit("preempted", *options)
     jobs.wait_for_slow_steps(job_id)
@@ -207,7 +207,7 @@ def test_preemption(jobs: Jobs, uninterrupted: Runs) -> None:
 
 def test_jobs_that_do_not_start_again(jobs: Jobs) -> None:
     """One was cancelled, and one was started as often as it may be; neither ends as done."""
-    python = str(write_paced_python(jobs.folder / "stopped python"))
+    python = str(write_paced_python(jobs.folder / "stopped-python"))
     options = ["--launch", "srun", "--time", "30", "--python", python, "--max-requeues", "0"]
     cancelled, bounded = (jobs.submit(name, *options) for name in ("cancelled", "bounded"))
     for job_id in (cancelled, bounded):
