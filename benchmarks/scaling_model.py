@@ -107,10 +107,11 @@ def efficiency(run: Run, world_size: int, machine: Machine, *, overlap: bool = T
     return computing / (computing + reducing)
 
 
-def least_words(run: Run, world_size: int, machine: Machine) -> int:
-    """Return the words a step and GPU that keep the wanted efficiency without any overlap."""
+def least_words(run: Run, world_size: int, machine: Machine, *, overlap: bool = True) -> int:
+    """Return the words a step and GPU that keep the wanted efficiency, with or without overlap."""
     reducing = all_reduce_seconds(BYTES_OF_GRADIENT * run.parameters, world_size, machine)
-    computing = WANTED_EFFICIENCY / (1 - WANTED_EFFICIENCY) * reducing
+    hidden = BACKWARD_SHARE if overlap else 0.0
+    computing = reducing / (1 / WANTED_EFFICIENCY - 1 + hidden)
     return math.ceil(computing * machine.words_per_s)
 
 
@@ -139,6 +140,9 @@ def at_world_size(run: Run, world_size: int, machine: Machine) -> dict[str, floa
         "efficiency": efficiency(run, world_size, machine),
         "efficiency_without_overlap": efficiency(run, world_size, machine, overlap=False),
         "least_words_per_step": least_words(run, world_size, machine),
+        "least_words_per_step_without_overlap": least_words(
+            run, world_size, machine, overlap=False
+        ),
         "epoch_s": epoch,
         **{f"{name}_s": seconds for name, seconds in reallocation.items()},
         "reallocation_share_of_epoch": total / epoch,
@@ -190,13 +194,14 @@ def print_tables(run: Run, table: dict[str, dict[str, float]], *, measured: bool
         f"{run.words_per_step:,} words a step and GPU; "
         f"the speed of one GPU is {'measured' if measured else 'assumed'}\n"
     )
-    print("| GPUs | words/s | reduction | efficiency | without overlap | words a step for 90 % |")
-    print("| ---: | ---: | ---: | ---: | ---: | ---: |")
+    print("| GPUs | words/s | reduction | efficiency | words a step for 90 % | without overlap | |")
+    print("| ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
     for size, one in table.items():
         print(
             f"| {size} | {one['words_per_s']:,.0f} | {one['reduction_ms']:.2f} ms | "
-            f"{one['efficiency']:.1%} | {one['efficiency_without_overlap']:.1%} | "
-            f"{one['least_words_per_step']:,} |"
+            f"{one['efficiency']:.1%} | {one['least_words_per_step']:,} | "
+            f"{one['efficiency_without_overlap']:.1%} | "
+            f"{one['least_words_per_step_without_overlap']:,} |"
         )
     print("\n| GPUs | epoch | statistics | exchange | solve | of an epoch | epochs between, 5 % |")
     print("| ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
