@@ -32,6 +32,7 @@ class OwnVectors(nn.Module):
     """
 
     word_at_cell: Tensor
+    is_empty_row: Tensor
 
     def __init__(
         self,
@@ -50,10 +51,13 @@ class OwnVectors(nn.Module):
         nn.init.uniform_(self.vectors.weight, -0.1, 0.1)
         cells = torch.zeros(num_rows, num_columns, dtype=torch.int32)
         self.register_buffer("word_at_cell", cells, persistent=False)
+        no_row = torch.zeros(num_rows, dtype=torch.bool)
+        self.register_buffer("is_empty_row", no_row, persistent=False)
 
     def set_table(self, table: WordTable) -> None:
         """Place the words; their numbers go with them."""
         self.word_at_cell.copy_(torch.tensor(table.word_at_cell))
+        self.is_empty_row.copy_((self.word_at_cell == SPARE).all(1))
 
     def inputs(self, words: Tensor) -> Tensor:
         """Return what the words' own numbers add to their input vectors, [..., E]."""
@@ -62,7 +66,7 @@ class OwnVectors(nn.Module):
 
     def mask_rows(self, logits_NR: Tensor) -> Tensor:
         """Return the logits of all rows, those without any word at minus infinity."""
-        return logits_NR.masked_fill((self.word_at_cell == SPARE).all(1), -torch.inf)
+        return logits_NR.masked_fill(self.is_empty_row, -torch.inf)
 
     def add_to_columns(self, logits_NC: Tensor, hidden_NH: Tensor, rows_N: Tensor) -> Tensor:
         """Return the logits of the cells of a row, empty ones at minus infinity.
@@ -75,9 +79,8 @@ class OwnVectors(nn.Module):
         own_RCD = F.embedding(self.word_at_cell.clamp(min=0), self.vectors.weight)
         products = _products_by_row if rows_N.device.type == "cpu" else _products_at_once
         own_logits_NC = products(self.predicting(hidden_NH), own_RCD, rows_N)
-        return (logits_NC + own_logits_NC).masked_fill(
-            (self.word_at_cell == SPARE)[rows_N], -torch.inf
-        )
+        is_spare_NC = self.word_at_cell[rows_N] == SPARE
+        return (logits_NC + own_logits_NC).masked_fill(is_spare_NC, -torch.inf)
 
 
 def _products_at_once(query_ND: Tensor, own_RCD: Tensor, rows_N: Tensor) -> Tensor:

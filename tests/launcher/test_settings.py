@@ -16,6 +16,8 @@ from launcher.settings import (
     read_settings,
     to_toml,
 )
+from launcher.setup import dropout_rates
+from lightrnn.dropout import DropoutRates
 
 NEEDED = ["--run-dir", "runs/a", "--data.corpus", "corpora/a"]
 
@@ -185,3 +187,15 @@ def test_a_file_that_is_no_text(tmp_path: Path) -> None:
 def test_the_two_folders_are_needed(arguments: list[str], option: str) -> None:
     with pytest.raises(SettingsError, match=f"add {option} DIR"):
         load_settings(arguments)
+
+
+def test_dropout_is_the_common_one_where_a_place_has_none_of_its_own(tmp_path: Path) -> None:
+    given = ["--model.dropout", "0.3", "--model.output_dropout", "0", "--model.variational", "true"]
+    settings = load_settings(["--run-dir", "r", "--data.corpus", "c", *given])
+    expected = DropoutRates(inputs=0.3, hidden=0.3, outputs=0.0, variational=True)
+    assert dropout_rates(settings.model) == expected
+    # What is not set is not in the file, and is not set when it is read back.
+    (tmp_path / "config.toml").write_text(to_toml(settings))
+    assert "input_dropout" not in (tmp_path / "config.toml").read_text()
+    assert read_settings(tmp_path / "config.toml").model == settings.model
+    assert "[none]" in describe_settings().partition("--model.input_dropout")[2].splitlines()[0]
