@@ -14,8 +14,9 @@ clipping. LightRNN:
 
 Rivals: `full`, `tied` (input vectors are output vectors), `adaptive` (PyTorch's), `classes` (two
 softmaxes over classes of like frequency), each at the width of LightRNN's layers (`=width`), and as
-wide as LightRNN's number of parameters lets it be (`=parameters`); `kneser-ney` counts 5-grams.
-The last line of the output is JSON.
+wide as LightRNN's number of parameters lets it be (`=parameters`); `kneser-ney` counts 5-grams, and
+is mixed with the last LightRNN, by the share that suits the validation text. The last line of the
+output is JSON.
 """
 
 import argparse
@@ -23,7 +24,7 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -33,10 +34,10 @@ if not __package__:  # started as a script: import the packages beside this fold
 import numpy as np
 import torch
 
-from benchmarks.kneser_ney import KneserNey
+from benchmarks.kneser_ney import FloatArray, KneserNey
 from benchmarks.measuring import machine, versions
 from benchmarks.quality_rivals import CLASSES, make_rival, train_rival, width_for
-from benchmarks.training_runs import ROOT, train, write_small_corpus
+from benchmarks.training_runs import ROOT, run_cli, train, write_small_corpus
 from data_shards import Corpus
 from launcher.settings import load_settings
 from lightrnn import perplexity_of
@@ -60,6 +61,9 @@ LIGHTRNN: dict[str, dict[str, object]] = {
 RIVALS = "full", "tied", "adaptive", CLASSES
 KNESER_NEY = "kneser-ney"
 ORDER = 5
+SHARES = tuple(number / 20 for number in range(1, 20))
+"""Of LightRNN in a mixture with n-grams."""
+
 PRESETS = {path.stem: path for path in sorted((ROOT / "configs").glob("*.toml"))}
 QUICK = {
     "model.embedding_size": 16,
@@ -78,7 +82,7 @@ class Outcome:
         valid_perplexity, test_perplexity: at the end.
         parameters: trained numbers, or n-grams stored.
         width: of the recurrent layers; 0 for n-grams.
-        seconds: of training; for LightRNN with validations and reallocations.
+        seconds: of training; for LightRNN with validations and reallocations; 0 for mixtures.
     """
 
     model: str
@@ -120,11 +124,34 @@ def outcomes(given: argparse.Namespace, folder: Path) -> Iterator[Outcome]:
             trained = train_rival(rival, settings, corpus, device)
             yield Outcome(f"{name} ={equal}", **asdict(trained))
     if KNESER_NEY in given.models:
-        yield kneser_ney(corpus)
+        ngrams, log_probabilities = kneser_ney(corpus)
+        yield ngrams
+        names = [one for one in LIGHTRNN if one in given.models]
+        if names:
+            valid, test = mixed(folder / names[-1], log_probabilities)
+            yield Outcome(f"{names[-1]} + {KNESER_NEY}", valid, test, budget, 0, 0.0)
 
 
-def kneser_ney(corpus: Corpus) -> Outcome:
-    """Return what the counts of 5-grams come to."""
+def mixed(run: Path, log_probabilities: Mapping[str, FloatArray]) -> tuple[float, float]:
+    """Return the perplexities of a run mixed with n-grams, by the best share for validation."""
+    both = {}
+    for split, of_ngrams in log_probabilities.items():
+        path = run / f"{split}.tsv"
+        run_cli("evaluate", run, "--split", split, "--words", path)
+        lines = path.read_text(encoding="utf-8").splitlines()[1:]
+        of_network = np.array([float(line.split("\t")[1]) for line in lines])
+        both[split] = np.stack([of_network, of_ngrams])
+
+    def perplexity(split: str, share: float) -> float:
+        log_shares = np.log([[share], [1 - share]])
+        return perplexity_of(-float(np.logaddexp.reduce(both[split] + log_shares).mean()))
+
+    best = min(SHARES, key=lambda share: perplexity("valid", share))
+    return perplexity("valid", best), perplexity("test", best)
+
+
+def kneser_ney(corpus: Corpus) -> tuple[Outcome, dict[str, FloatArray]]:
+    """Return what the counts of 5-grams come to, and log P of each word by split."""
     began = time.perf_counter()
     texts = {}
     for split in ("train", "valid", "test"):
@@ -133,11 +160,9 @@ def kneser_ney(corpus: Corpus) -> Outcome:
     vocabulary = corpus.vocabulary
     model = KneserNey(texts["train"], len(vocabulary), ORDER, vocabulary.eos_id)
     seconds = time.perf_counter() - began
-    valid, test = (
-        perplexity_of(-float(model.log_probabilities(texts[split]).mean()))
-        for split in ("valid", "test")
-    )
-    return Outcome(KNESER_NEY, valid, test, model.num_ngrams, 0, seconds)
+    found = {split: model.log_probabilities(texts[split]) for split in ("valid", "test")}
+    valid, test = (perplexity_of(-float(one.mean())) for one in found.values())
+    return Outcome(KNESER_NEY, valid, test, model.num_ngrams, 0, seconds), found
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -5,7 +5,7 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -74,21 +74,30 @@ def train(
     Raises:
         RunFailure: it failed; its last lines are in the message.
     """
-    command = [sys.executable, "-m", "launcher.cli", "train", "--config", str(config)]
-    command += ["--run-dir", str(run_dir)]
+    arguments = ["train", "--config", config, "--run-dir", run_dir]
     for name, value in options.items():
-        command += [f"--{name}", str(value)]
+        arguments += [f"--{name}", value]
+    run_cli(*arguments, statuses=(0, STOPPED) if may_stop else (0,))
+    lines = (run_dir / "metrics.jsonl").read_text().splitlines()
+    return TrainingRun([json.loads(line) for line in lines])
+
+
+def run_cli(*arguments: object, statuses: Sequence[int] = (0,)) -> None:
+    """Run `lightrnn` with one process and one thread.
+
+    Raises:
+        RunFailure: it ended otherwise than by one of `statuses`; its last lines are in the message.
+    """
+    command = [sys.executable, "-m", "launcher.cli", *map(str, arguments)]
     # One thread, so that runs side by side do not disturb each other's sums or speed.
     environment = {"OMP_NUM_THREADS": "1"} | os.environ
     done = subprocess.run(
         command, capture_output=True, text=True, check=False, env=environment, cwd=ROOT
     )
-    if done.returncode not in ((0, STOPPED) if may_stop else (0,)):
+    if done.returncode not in statuses:
         raise RunFailure(
             f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr[-2000:]}"
         )
-    lines = (run_dir / "metrics.jsonl").read_text().splitlines()
-    return TrainingRun([json.loads(line) for line in lines])
 
 
 def write_small_corpus(corpus: Path) -> None:

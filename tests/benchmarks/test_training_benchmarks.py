@@ -71,7 +71,10 @@ def test_qualities_are_compared_by_one_recipe(tmp_path: Path) -> None:
         for name in ("full", "tied", "adaptive", "classes")
         for equal in ("width", "parameters")
     ]
-    assert list(outcomes) == ["random", "reallocated", "svd", "own", *rivals, "kneser-ney"]
+    networks = ["random", "reallocated", "svd", "own"]
+    assert list(outcomes) == [*networks, *rivals, "kneser-ney", "own + kneser-ney"]
+    parts = [outcomes[name]["valid_perplexity"] for name in ("own", "kneser-ney")]
+    assert outcomes["own + kneser-ney"]["valid_perplexity"] < max(parts)
     budget = outcomes["own"]["parameters"]
     for name, outcome in outcomes.items():
         # 302 words; whoever learned nothing would be there.
