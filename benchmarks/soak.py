@@ -136,10 +136,18 @@ class Soak:
         self.deadline = time.monotonic() + seconds
         self.attempts: list[Attempt] = []
         self.right: list[bool] = []
+        self.laps: list[Lap] = []
         self.settings = partial(run_options, make_corpus(folder))
 
     def run(self, num_faults: int, num_agent_faults: int) -> None:
         """Break runs until so many faults have struck, so many of them under torchrun."""
+        try:
+            self._run(num_faults, num_agent_faults)
+        finally:
+            for lap in self.laps:
+                lap.close()
+
+    def _run(self, num_faults: int, num_agent_faults: int) -> None:
         whole = self._lap("whole", same_size=True)
         whole.finish()
         if num_agent_faults:
@@ -155,12 +163,11 @@ class Soak:
             self._tell_all(lap.broken(num_faults - len(self.attempts), self.deadline))
             lap.finish()
             self._judge(lap.ended_like(whole.run_dir, EVENTS))
-            lap.close()
-        whole.close()
 
     def _lap(self, name: str, *, same_size: bool) -> Lap:
         folder = self.folder / name
-        return Lap(folder, self.hosts, self.settings, self.draw, same_size=same_size)
+        self.laps.append(Lap(folder, self.hosts, self.settings, self.draw, same_size=same_size))
+        return self.laps[-1]
 
     def _tell_all(self, attempts: Iterable[Attempt]) -> None:
         for attempt in attempts:

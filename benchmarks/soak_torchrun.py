@@ -58,13 +58,17 @@ def _break(agents: Agents, kind: str, draw: random.Random) -> Attempt:
         os.kill(agents.worker(host), signal.SIGKILL)
     else:
         agents.kill(host, with_worker=kind == "torchrun: kill a host")
-    agents.wait_for(lambda: [1] if _num_starts(agents) > num_starts else [])
+    if kind != "torchrun: kill an agent":  # its worker goes on without it
+        agents.wait_for(lambda: [1] if _num_starts(agents) > num_starts else [])
     resumed_at = max(checkpoint_steps(agents.run_dir), default=0)
-    agents.wait_for(lambda: [1] if _last_step(agents.run_dir) > resumed_at else [])
+    go_on_from = step if kind == "torchrun: kill an agent" else resumed_at
+    agents.wait_for(lambda: [1] if _last_step(agents.run_dir) > go_on_from else [])
     seconds = time.monotonic() - struck
     lost = int(max(checkpoint_steps(agents.run_dir), default=0) < before or not _is_whole(agents))
     if host not in agents.running:
+        num_starts = _num_starts(agents)
         agents.start(host)
+        agents.wait_for(lambda: [1] if _num_starts(agents) > num_starts else [])
         agents.wait_for_steps_of(NUM_AGENTS)
     return Attempt(
         kind=kind,
@@ -75,7 +79,7 @@ def _break(agents: Agents, kind: str, draw: random.Random) -> Attempt:
         outcome="went on",
         statuses=[],
         seconds=round(seconds, 2),
-        steps_again=max(0, step - resumed_at),
+        steps_again=max(0, step - go_on_from),
         checkpoints_lost=lost,
     )
 

@@ -30,12 +30,15 @@ def _train(record: Record) -> Iterator[str]:
     ).format(left=readable_time(record["seconds_left"]), **record) + _straggler(record)
 
 
-STRAGGLING = 1.5
-"""A rank whose own work takes so many times the mean is told of."""
+STRAGGLING = 0.1
+"""A rank is told of whose own work takes longer than the mean by so much of a step."""
 
 
 def _straggler(record: Record) -> str:
-    if record.get("own_seconds_max", 0.0) <= STRAGGLING * record.get("own_seconds_mean", 0.0):
+    if "own_seconds_max" not in record:
+        return ""
+    behind = record["own_seconds_max"] - record["own_seconds_mean"]
+    if behind <= STRAGGLING * record["step_seconds_mean"]:
         return ""
     return (
         " | rank {slowest_rank} is slow: its own work takes {own_seconds_max:.3f} s a step, on "

@@ -20,6 +20,14 @@ def log_to_console(rank: int, world_size: int) -> None:
 
 def log_to_file(path: Path, rank: int) -> None:
     """Send this rank's log to a file too, with the time and the rank in each line."""
-    handler = logging.FileHandler(path)
+    handler = _LogFile(path)
     handler.setFormatter(logging.Formatter(f"%(asctime)s [rank {rank}] %(message)s"))
     log.addHandler(handler)
+
+
+class _LogFile(logging.FileHandler):
+    """A file that may miss lines while its disk is full: the console has those that matter."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)

@@ -110,26 +110,31 @@ def curves_section(run: RunData, pictures: Mapping[str, bytes]) -> Html:
     )
 
 
-STRAGGLING = 1.25
-"""A rank that is slowest most of the time is told of where its work takes so many times the mean.
+STRAGGLING = 0.1
+"""A rank is told of whose own work takes longer than the mean by so much of a step, if it is the
+slowest most of the time.
 """
 
 
 def _straggler(run: RunData) -> Html:
     """Name the rank that the others waited for, where there was one."""
-    slowest = column(run.train, "slowest_rank")
-    ratios = column(run.train, "own_seconds_max") / column(run.train, "own_seconds_mean")
-    known = np.isfinite(slowest) & np.isfinite(ratios)
+    slowest, most, mean, step = (
+        column(run.train, name)
+        for name in ("slowest_rank", "own_seconds_max", "own_seconds_mean", "step_seconds_mean")
+    )
+    behind = (most - mean) / step
+    known = np.isfinite(slowest) & np.isfinite(behind)
     if not known.any():
         return join([])
     ranks, counts = np.unique(slowest[known], return_counts=True)
     rank, share = ranks[counts.argmax()], float(counts.max() / known.sum())
-    ratio = float(np.median(ratios[known & (slowest == rank)]))
-    if ratio < STRAGGLING or share <= 0.5:
+    part_of_step = float(np.median(behind[known & (slowest == rank)]))
+    if part_of_step < STRAGGLING or share <= 0.5:
         return join([])
     return note(
         f"The others waited for rank {whole(rank)}: it was the slowest in {percent(share)} of the "
-        f"intervals, its own work there {decimal(ratio)} times that of the average rank."
+        f"intervals, and its own work there took {percent(part_of_step)} of a step longer than "
+        "that of the average rank."
     )
 
 

@@ -71,6 +71,7 @@ def test_the_console_tells_of_a_slow_rank(most: float, told: bool) -> None:
         "perplexity": 148.4,
         "tokens_per_second": 1000.0,
         "seconds_left": 3.0,
+        "step_seconds_mean": 1.0,
         "own_seconds_mean": 0.2,
         "own_seconds_max": most,
         "slowest_rank": 3,

@@ -92,6 +92,7 @@ class FakeRun:
             learning_rate=2e-3,
             grad_norm=1.5,
             tokens_per_second=12_345.0,
+            step_seconds_mean=0.2,
             own_seconds_mean=0.1,
             own_seconds_max=0.15 if step % 3 else 0.1,
             slowest_rank=3 if step % 3 else 0,
@@ -246,6 +247,13 @@ def test_a_finished_run_is_told_whole(fake_run: FakeRun) -> None:
     assert "Moved most often" in text
     for folder_entry in fake_run.directory.rglob("*"):
         assert "unfinished" not in folder_entry.name
+
+
+def test_a_slow_rank_is_told(fake_run: FakeRun) -> None:
+    fake_run.finish()
+    text = text_of(read_page(write_report(fake_run.directory))[0])
+    assert "The others waited for rank 3: it was the slowest in" in text
+    assert "of a step longer than that of the average rank" in text
 
 
 def test_tables_that_were_tried_are_told(fake_run: FakeRun) -> None:

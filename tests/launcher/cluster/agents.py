@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -39,6 +40,7 @@ class Agents:
     folder: Path
     run_dir: Path
     running: dict[int, subprocess.Popen[bytes]] = field(default_factory=dict)
+    orphans: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -83,11 +85,13 @@ class Agents:
 
     def kill(self, host: int, *, with_worker: bool) -> None:
         """End an agent, or all of a host, as a power cut does."""
-        workers = children_of(self.running[host].pid) if with_worker else []
+        workers = children_of(self.running[host].pid)
         agent = self.running.pop(host)
         agent.kill()
-        for worker in workers:
-            os.kill(worker, signal.SIGKILL)
+        if with_worker:
+            kill_all(workers)
+        else:
+            self.orphans += workers
         agent.wait()
 
     def wait_for(self, found: Callable[[], list[int]]) -> list[int]:
@@ -121,10 +125,18 @@ class Agents:
         for host in list(self.running):
             if self.running[host].poll() is None:
                 self.kill(host, with_worker=True)
+        kill_all(self.orphans)
 
     def tell(self) -> str:
         """Return all logs."""
         return "\n".join(log.read_text() for log in sorted(self.folder.glob("agent-*.log")))
+
+
+def kill_all(processes: list[int]) -> None:
+    """End processes of which some may have ended themselves."""
+    for process in processes:
+        with suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
 
 
 def children_of(process: int) -> list[int]:
