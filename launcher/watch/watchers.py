@@ -116,6 +116,7 @@ class Hub(Watcher):
         self._heard: dict[int, Heard] = {}
         self._lines: dict[int, Line] = {}
         self._left = 0
+        self._last_beat = time.monotonic()
         self._changed = threading.Condition()
         self._listener = listen(world_size)
         self._selector.register(self._listener, EVENT_READ, self._accept)
@@ -187,6 +188,10 @@ class Hub(Watcher):
 
     def _beat(self) -> None:
         now = time.monotonic()
+        if now - self._last_beat > 3 * self.interval_seconds:
+            # This process stood still, not the others: what they said meanwhile is yet to be read.
+            self._heard = {rank: Heard(one.report, now) for rank, one in self._heard.items()}
+        self._last_beat = now
         own = self.position.report()
         heard = [Heard(own, now), *self._heard.values()]
         sentence = find_lost(heard, self.position.usual_seconds, now)
@@ -285,17 +290,21 @@ class Member(Watcher):
     def _beat(self) -> None:
         root, silent = self._root.report, self._root.silent_seconds(time.monotonic())
         if silent > self.position.usual_seconds:
-            self.end(
-                f"{root.name} left {root.where}, where this rank was not ready to"
-                if self._root_left
-                else describe_lost(root, silent)
-            )
+            if self._root_left:
+                self.end(f"{root.name} left {root.where}, where this rank was not ready to")
+            self._lose_silent_root(describe_lost(root, silent))
         if self._root_left:
             return
         try:
             self._line.send(self.position.report().to_message())
         except Lost as lost:
             self._lose_root(lost)
+
+    def _lose_silent_root(self, sentence: str) -> NoReturn:
+        """Leave a word for rank 0, which may stand still only, and end."""
+        with suppress(Lost):
+            self._line.send({**self.position.report().to_message(), "left": sentence})
+        self.end(sentence)
 
     def _part(self, reason: str) -> None:
         """Say the last words, and wait until rank 0 has closed: what is unread may be lost else."""
