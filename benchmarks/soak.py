@@ -216,6 +216,7 @@ def run_options(corpus: Path, run_dir: Path, **more: object) -> list[str]:
         train__eval_every_epochs=0.25,
         allocation__epochs="0.5,1.2,2.1",
         allocation__measure_tokens=1000,
+        allocation__timeout_minutes=1,
         checkpoint__every_steps=10,
         checkpoint__keep=3,
         processes__start_timeout_minutes=1,

@@ -421,7 +421,7 @@ class Trainer:
             Interrupted: on every rank, where any was asked to stop while it added up.
         """
         state, settings = self.state, self.settings.allocation
-        watch, longest_seconds = self.processes.watch, 60 * settings.timeout_minutes
+        watch = self.processes.watch
         before = state.valid_perplexity or self._valid_perplexity()
         train = self.train_batches
         batches = all_batches(
@@ -437,7 +437,7 @@ class Trainer:
                 held_out_loss=self._held_out_loss,
                 certificate=self.run.certificate(state.table_version + 1),
                 on_progress=lambda line: log.info("  reallocation: %s", line),
-                on_step=lambda step: watch.enter(f"reallocation: {step}", seconds=longest_seconds),
+                on_step=self._enter_step_of_reallocation,
                 carry_state=train.carries_state,
                 keeper=kept,
             )
@@ -461,6 +461,12 @@ class Trainer:
             valid_perplexity_before=before,
             valid_perplexity_after=after,
         )
+
+    def _enter_step_of_reallocation(self, step: str) -> None:
+        watch = self.processes.watch
+        solver_seconds = 60 * self.settings.allocation.timeout_minutes
+        seconds = solver_seconds if step == "solve" else watch.patience_seconds
+        watch.enter(f"reallocation: {step}", seconds=seconds)
 
     def _reallocation_method(self) -> Method:
         settings = self.settings.allocation
