@@ -120,7 +120,11 @@ class Lap:
     def finish(self) -> None:
         """Let the run come to its end."""
         if not self.done:
-            self._start({}, self._size()).wait().check()
+            ranks = self._start({}, self._size())
+            hung = self._wait(ranks, None, seconds=10 * HANG_SECONDS)
+            statuses = [process.exitcode for process in ranks.processes]
+            if hung or any(statuses):
+                raise RuntimeError(f"a run left in peace ended with {statuses}")
             self.done = True
 
     def ended_like(self, whole: Path, events: tuple[str, ...]) -> bool:
@@ -157,7 +161,7 @@ class Lap:
         before = self._whole_checkpoints()
         ranks = self._start({victim: at_moment(moment, strike)}, size)
         stands_still = kind == "stop a worker (SIGSTOP)"
-        hung = self._wait(ranks, victim if stands_still else None, struck)
+        hung = self._wait(ranks, victim if stands_still else None)
         ended_at = time.time()
         statuses = [process.exitcode for process in ranks.processes]
         if stands_still:
@@ -200,10 +204,10 @@ class Lap:
         self.hosts.plug_in(victim % self.hosts.num_hosts)
         (self.disk / "filler").unlink(missing_ok=True)
 
-    def _wait(self, ranks: Ranks, stopped: int | None, struck: Path) -> bool:
+    def _wait(self, ranks: Ranks, stopped: int | None, seconds: float = HANG_SECONDS) -> bool:
         """Wait for all ranks, but one that stands still; return whether another hung."""
         others = [one for rank, one in enumerate(ranks.processes) if rank != stopped]
-        deadline = time.monotonic() + HANG_SECONDS
+        deadline = time.monotonic() + seconds
         while any(one.is_alive() for one in others) and time.monotonic() < deadline:
             time.sleep(0.05)
         hung = [one for one in others if one.is_alive()]
