@@ -1,6 +1,7 @@
 """From the corpus to tensors on the device: this rank's lanes of every global batch."""
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -104,6 +105,13 @@ def training_steps(batches: Batches, steps: range, device: torch.device) -> Iter
             batches = batches.at_epoch(epoch)
         num_tokens = batches.num_tokens(step_in_epoch)
         yield DeviceBatch(*to_device(batches.batch(step_in_epoch), device), num_tokens)
+
+
+def lane_parts(num_lanes: int, num_parts: int) -> list[slice]:
+    """Cut a rank's lanes into `num_parts` parts of nearly equal size, none of them empty."""
+    assert 1 <= num_parts <= num_lanes
+    ends = [part * num_lanes // num_parts for part in range(num_parts + 1)]
+    return [slice(start, end) for start, end in pairwise(ends)]
 
 
 def all_batches(

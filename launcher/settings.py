@@ -141,6 +141,12 @@ class TrainSettings:
         "share of the parameters' moving average that a step leaves; the average is what is "
         "validated and used later; 0 for none",
     )
+    accumulate_steps: PositiveInt = _doc(
+        1, "parts that a process takes its lanes in, one after the other, to save memory"
+    )
+    loss_chunk_tokens: NonNegativeInt = _doc(
+        0, "words whose logits are held at a time; 0 for as many as suit the device"
+    )
     engine: EngineName = _doc(
         "ddp", "ddp: every rank holds all; deepspeed: shared out by deepspeed.zero_stage"
     )

@@ -255,6 +255,7 @@ def first_model(settings: Settings, table: WordTable, device: torch.device) -> L
     """
     torch.manual_seed(settings.train.seed)
     model = make_model(settings.model, table.num_words, table.num_rows, table.num_columns)
+    model.loss_chunk_tokens = settings.train.loss_chunk_tokens
     return model.to(device)
 
 

@@ -27,7 +27,7 @@ from torch import Tensor
 from allocation import Communicator, Method, Storage, TrustRegion, reallocate
 from data_shards import Batches, Corpus, count_targets, unigram_perplexity
 from launcher.averaging import AveragedParameters
-from launcher.batches import DeviceBatch, all_batches, to_device, training_steps
+from launcher.batches import DeviceBatch, all_batches, lane_parts, to_device, training_steps
 from launcher.bootstrap import find_place
 from launcher.checkpoints import Saver, take_snapshot
 from launcher.checkpoints.intervals import SaveClock
@@ -73,7 +73,7 @@ from launcher.state import TrainingState
 from launcher.stop import STOPPED, StopRequest, leave_status
 from launcher.watch import FAILED, Limits
 from lightrnn import Losses, WordTable
-from lightrnn.dropout import dropout_keys
+from lightrnn.dropout import dropout_keys, keys_of_lanes
 
 log = logging.getLogger("lightrnn")
 
@@ -211,6 +211,14 @@ class Trainer:
     def __post_init__(self) -> None:
         self.steps_per_epoch = self.batches.train.num_steps
         self.total_steps = max(1, round(self.settings.train.epochs * self.steps_per_epoch))
+        self.parts = lane_parts(
+            len(self.state.lanes),
+            # Every rank takes as many parts as that with the fewest lanes can.
+            min(
+                self.settings.train.accumulate_steps,
+                self.settings.data.num_lanes // self.processes.world_size,
+            ),
+        )
         self.interval = self._new_interval()
         self.save_clock = SaveClock(self.settings.checkpoint.every_minutes)
         self.outcomes: deque[tuple[int, Arriving]] = deque()
@@ -284,24 +292,16 @@ class Trainer:
         keys = dropout_keys(settings.seed, state.step, state.lanes, self.processes.device)
         rate = learning_rate(state.step, self.total_steps, settings)
 
-        watch.enter("forward")
-        with pace.forward(), self.autocast():
-            row_nll, column_nll, new_state = state.engine.forward(
-                inputs, targets, state.lane_state, keys
-            )
-        watch.enter("gradient all-reduce")
         # [any rank was asked to stop, time to save by rank 0's clock]; on its way while the
         # gradient is computed.
         save_due = self.processes.is_root and self.save_clock.is_due
         signs = torch.tensor([float(stop_requested), float(save_due)])
         agreed = dist.all_reduce(signs, dist.ReduceOp.MAX, async_op=True)
-        # The loss is the mean over the tokens of all ranks.
-        loss = (row_nll + column_nll) / max(num_tokens, 1)
-        state.engine.backward(loss)
+        nll, new_state = self._accumulate_gradient(inputs, targets, keys, num_tokens)
         agreed.wait()
         norm = state.engine.step(rate)
         finite = norm.isfinite()
-        state.lane_state = torch.where(finite, new_state.detach().float(), state.lane_state)
+        state.lane_state = torch.where(finite, new_state, state.lane_state)
         self.outcomes.append((state.step, Arriving(finite)))
         state.step += 1
         if state.averaged is not None:
@@ -309,8 +309,7 @@ class Trainer:
         state.valid_perplexity = 0.0
         watch.start_steps()
 
-        tokens = torch.full_like(loss, num_tokens)
-        sums = torch.stack([row_nll, column_nll, tokens]).detach()
+        sums = torch.cat((nll, torch.full_like(nll[:1], num_tokens)))
         self.interval.sums += torch.where(finite, sums, 0.0)
         self.interval.tokens += num_tokens
         pace.steps += 1
@@ -319,6 +318,33 @@ class Trainer:
         # The outcome of the step before, so that the host need not wait for the device.
         self._settle(unknown=1)
         return bool(signs[0]), bool(signs[1])
+
+    def _accumulate_gradient(
+        self, inputs_BT: Tensor, targets_BT: Tensor, keys: Tensor, num_tokens: int
+    ) -> tuple[Tensor, Tensor]:
+        """Add the gradient of a step, one part of this rank's lanes after the other.
+
+        Returns:
+            Summed row and column losses of this rank's lanes, [2], and their new state.
+        """
+        state, watch = self.state, self.processes.watch
+        losses, states = [], []
+        for lanes in self.parts:
+            watch.enter("forward")
+            with self.interval.pace.forward(), self.autocast():
+                row_nll, column_nll, new_state = state.engine.forward(
+                    inputs_BT[lanes],
+                    targets_BT[lanes],
+                    state.lane_state[:, :, lanes],
+                    keys_of_lanes(keys, lanes),
+                )
+            watch.enter("gradient all-reduce")
+            # The loss is the mean over the tokens of all ranks.
+            loss = (row_nll + column_nll) / max(num_tokens, 1)
+            state.engine.backward(loss, last=lanes == self.parts[-1])
+            losses.append(torch.stack((row_nll, column_nll)).detach())
+            states.append(new_state.detach().float())
+        return torch.stack(losses).sum(0), torch.cat(states, dim=2)
 
     def _settle(self, unknown: int = 0) -> None:
         """Count steps that were left out, but for so many of the last ones.
@@ -350,9 +376,11 @@ class Trainer:
         self.processes.watch.enter("rehearsal")
         inputs, targets = to_device(self.train_batches.batch(0), self.processes.device)
         keys = dropout_keys(0, 0, self.state.lanes, self.processes.device)
+        lanes = self.parts[0]
+        lane_state = torch.zeros_like(self.state.lane_state[:, :, lanes])
         with self.autocast():
             losses = self.state.engine.forward(
-                inputs, targets, torch.zeros_like(self.state.lane_state), keys
+                inputs[lanes], targets[lanes], lane_state, keys_of_lanes(keys, lanes)
             )
         self.state.engine.rehearse(losses.row_nll + losses.column_nll)
 

@@ -48,10 +48,15 @@ class DropoutRates:
 
 def dropout_keys(seed: int, step: int, lanes: range, device: torch.device) -> Tensor:
     """Return the key of one training step, then that of each lane in it, int64 [1 + B]."""
-    start = mix(torch.tensor(seed, dtype=torch.int64, device=device) + _GOLDEN)
+    start = mix(torch.full((), seed, dtype=torch.int64, device=device) + _GOLDEN)
     lane = torch.arange(lanes.start, lanes.stop, dtype=torch.int64, device=device)
     # The step's own key is that of a lane which does not exist.
     return mix(mix(start + step) + torch.cat([lane.new_tensor([-1]), lane]))
+
+
+def keys_of_lanes(keys: Tensor, lanes: slice) -> Tensor:
+    """Return the keys of a step, as `dropout_keys` makes them, for some of its lanes only."""
+    return torch.cat((keys[:1], keys[1:][lanes]))
 
 
 class LaneDropout(nn.Module):
@@ -79,18 +84,17 @@ class LaneDropout(nn.Module):
         return x_TBD * _scaled(self._keep(like, keys_B), self.p, x_TBD.dtype)
 
     def _keep(self, x_TBD: Tensor, keys_B: Tensor) -> Tensor:
-        """Hash (key, half-step) with (key, feature) to 32 bits an element; compare with p."""
+        """Hash (key, half-step) with (key, two features) to 16 bits for each; compare with p."""
         num_steps, _, num_features = x_TBD.shape
         keys_B = mix(keys_B + self.place)
-        index = torch.arange(num_steps + num_features, device=keys_B.device)
+        index = torch.arange(num_steps + (num_features + 1) // 2, device=keys_B.device)
         numbers_BI = mix(keys_B[:, None] + index * _GOLDEN).to(torch.int32)
         step_TB1 = numbers_BI[:, :num_steps].t().unsqueeze(2)
-        feature_1BD = numbers_BI[:, num_steps:].unsqueeze(0)
-        bits = step_TB1 ^ feature_1BD
-        bits.mul_(-1640531535)
+        pair_1BP = numbers_BI[:, num_steps:].unsqueeze(0)
+        bits = (step_TB1 ^ pair_1BP).mul_(-1640531535)
         bits.bitwise_xor_(bits >> 15)
         bits.mul_(-2048144777)
-        return _kept(bits, self.p)
+        return _kept(bits.view(torch.int16)[..., :num_features], self.p)
 
     def extra_repr(self) -> str:
         return f"p={self.p}, variational={self.variational}"
@@ -123,9 +127,10 @@ class WordDropout(nn.Module):
 
 
 def _kept(bits: Tensor, p: float) -> Tensor:
-    """Return where random int32 numbers keep an element that is dropped with probability `p`."""
-    return bits >= int(p * 2**32) - 2**31
+    """Return where random signed integers keep what is dropped with probability `p`."""
+    least = torch.iinfo(bits.dtype).min
+    return bits >= int(p * -2 * least) + least
 
 
 def _scaled(kept: Tensor, p: float, dtype: torch.dtype) -> Tensor:
-    return kept.to(dtype).mul_(1.0 / (1.0 - p))
+    return torch.mul(kept, torch.tensor(1.0 / (1.0 - p), dtype=dtype))

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from lightrnn.dropout import DropoutRates, LaneDropout, WordDropout
 from lightrnn.errors import ModelError
+from lightrnn.losses import linear_cross_entropy
 from lightrnn.own_vectors import OwnVectors
 from lightrnn.table import WordTable
 
@@ -90,6 +91,8 @@ class LightRNN(nn.Module):
 
     row_of_word: Tensor
     column_of_word: Tensor
+    loss_chunk_tokens = 0
+    """Positions whose logits are held at a time; 0 for as many as suit the device."""
 
     def __init__(
         self, shape: ModelShape, num_words: int, dropout: DropoutRates | float = 0.0
@@ -192,11 +195,20 @@ class LightRNN(nn.Module):
         words_N = targets_BT.t().flatten()
         rows_N = self._cells_of(words_N, self.row_of_word)
         columns_N = self._cells_of(words_N, self.column_of_word)
-        row_logits = self.row_logits(hidden_for_row.flatten(0, 1))
-        column_logits = self.column_logits(hidden_for_column.flatten(0, 1), rows_N.clamp(min=0))
-        row_nll = _summed_cross_entropy(row_logits, rows_N)
-        column_nll = _summed_cross_entropy(column_logits, columns_N)
+        for_row_NH, for_column_NH = hidden_for_row.flatten(0, 1), hidden_for_column.flatten(0, 1)
+        if self.own_vectors is None:
+            row_nll = self._cross_entropy(self.row_head, for_row_NH, rows_N)
+            column_nll = self._cross_entropy(self.column_head, for_column_NH, columns_N)
+        else:
+            row_nll = _summed_cross_entropy(self.row_logits(for_row_NH), rows_N)
+            column_logits = self.column_logits(for_column_NH, rows_N.clamp(min=0))
+            column_nll = _summed_cross_entropy(column_logits, columns_N)
         return WordLosses(row_nll, column_nll, state)
+
+    def _cross_entropy(self, head: nn.Linear, hidden_NH: Tensor, cells_N: Tensor) -> Tensor:
+        return linear_cross_entropy(
+            hidden_NH, head, cells_N, ignored=NO_WORD, chunk_size=self.loss_chunk_tokens
+        )
 
     def hidden_states(
         self,

@@ -192,3 +192,16 @@ def test_a_step_without_a_finite_loss_is_left_out_on_all_ranks(
     assert "training failed: the loss or its gradient is not finite at step 15" in ended.errors[1]
     assert read_meta(checkpoint_of(run_dir, 15)).skipped == {"total": 2, "in_a_row": 1}
     assert checkpoint_steps(run_dir)[-1] == 15
+
+
+@pytest.mark.parametrize(
+    ("size", "engine"),
+    [(2, {"train__engine": "ddp"}), (4, with_deepspeed(1)), (1, with_deepspeed(2))],
+)
+def test_a_step_in_parts_is_the_same_step(
+    with_ddp: Path, tiny: Options, tmp_path: Path, size: int, engine: dict[str, object]
+) -> None:
+    """Three parts of five lanes; two at most where a rank has two lanes; ten lanes by three."""
+    parts = {**engine, "train__accumulate_steps": 3, "train__loss_chunk_tokens": 17}
+    run("train", short(tiny, tmp_path / "run", **parts), tmp_path / "logs", size).check()
+    assert losses_of(tmp_path / "run") == pytest.approx(losses_of(with_ddp), rel=1e-4)
