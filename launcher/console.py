@@ -19,6 +19,10 @@ def _start(record: Record) -> Iterator[str]:
         "{world_size} processes on {device} | {num_lanes} {batch} | "
         "{steps_per_epoch} steps an epoch, {total_steps} in all"
     ).format(batch=f"lanes x {record['bptt']} words" if "bptt" in record else "rows", **record)
+    yield (
+        "{flops_per_word:.3g} floating-point operations a word | products of matrices reach "
+        "{ceiling_flops_per_second:.3g} a second on a device"
+    ).format(**record)
     if "unigram_perplexity" in record:
         yield f"unigram perplexity of the validation text {record['unigram_perplexity']:.2f}"
 
@@ -26,7 +30,8 @@ def _start(record: Record) -> Iterator[str]:
 def _train(record: Record) -> Iterator[str]:
     yield (
         "epoch {epoch:.2f} | step {step}/{total_steps} | loss {loss:.3f} | "
-        "perplexity {perplexity:.1f} | {tokens_per_second:.0f} tokens/s | ETA {left}"
+        "perplexity {perplexity:.1f} | {tokens_per_second:.0f} tokens/s | "
+        "MFU {mfu:.1%} | ETA {left}"
     ).format(left=readable_time(record["seconds_left"]), **record) + _straggler(record)
 
 
@@ -72,6 +77,12 @@ def _kept(record: Record) -> Iterator[str]:
     ).format(num_tries=len(record["tries"]), **record)
 
 
+def _profile(record: Record) -> Iterator[str]:
+    yield f"profile: {1e3 * record['seconds_per_step']:.2f} ms a step, trace {record['trace']}"
+    for kind, share in record["shares"].items():
+        yield f"  {kind:<18} {1e3 * share * record['seconds_per_step']:9.2f} ms  {share:6.1%}"
+
+
 def _end(record: Record) -> Iterator[str]:
     for split, name in (("valid", "validation"), ("test", "test")):
         if f"{split}_perplexity" in record:
@@ -84,6 +95,7 @@ _LINES: dict[str, Callable[[Record], Iterator[str]]] = {
     "valid": _valid,
     "reallocation": _reallocation,
     "kept": _kept,
+    "profile": _profile,
     "end": _end,
 }
 

@@ -62,6 +62,10 @@ class RunDirectory:
         """TensorBoard's event files."""
         return self.path / "tensorboard"
 
+    def trace(self, rank: int) -> Path:
+        """What the profiler saw on a rank."""
+        return self.path / "profile" / f"rank-{rank:05d}.json"
+
     def log(self, rank: int) -> Path:
         """The log of a rank; in a job of SLURM, of that job's."""
         job_id = os.environ.get("SLURM_JOB_ID")

@@ -272,6 +272,7 @@ class Settings:
     """All settings of a run."""
 
     run_dir: str = _doc("", "folder of the run; starting again on it resumes")
+    profile: NonNegativeInt = _doc(0, "steps whose time is looked into after the first ones")
     data: DataSettings = field(default_factory=DataSettings)
     table: TableSettings = field(default_factory=TableSettings)
     model: ModelSettings = field(default_factory=ModelSettings)
@@ -342,10 +343,10 @@ def read_toml(path: Path) -> dict[str, Any]:
 def to_toml(settings: Settings) -> str:
     """Return the settings as TOML; `load_settings` reads it back.
 
-    The run directory is left out, so that a run can be moved.
+    The run directory is left out, so that a run can be moved, and what concerns one start only.
     """
     tree = dataclasses.asdict(settings)
-    del tree["run_dir"]
+    del tree["run_dir"], tree["profile"]
     return tomli_w.dumps(_without_none(tree))
 
 

@@ -33,6 +33,7 @@ from launcher.checkpoints import Saver, take_snapshot
 from launcher.checkpoints.intervals import SaveClock
 from launcher.engines import make_engine
 from launcher.evaluation import Autocast, evaluate
+from launcher.flops import measured_flops_per_second, training_flops_per_word
 from launcher.kept_statistics import (
     Interrupted,
     KeptStatistics,
@@ -41,7 +42,7 @@ from launcher.kept_statistics import (
 )
 from launcher.logs import log_to_console, log_to_file
 from launcher.metrics import Metrics
-from launcher.optimization import autocast_for, learning_rate
+from launcher.optimization import autocast_for, learning_rate, wants_bfloat16
 from launcher.pace import Pace, paces_of_ranks
 from launcher.prefetch import Prefetched
 from launcher.processes import (
@@ -50,6 +51,7 @@ from launcher.processes import (
     TrainingFailure,
     joined_processes,
 )
+from launcher.profiling import StepProfiler
 from launcher.report import write_report
 from launcher.rounds import is_multiple, steps_at
 from launcher.run_dir import RunDirectory
@@ -221,6 +223,17 @@ class Trainer:
         )
         self.interval = self._new_interval()
         self.save_clock = SaveClock(self.settings.checkpoint.every_minutes)
+        self.profiler = StepProfiler(
+            self.settings.profile,
+            self.run.trace(self.processes.rank),
+            self.processes.device,
+        )
+        self.data_wait_seconds = 0.0
+        self.flops_per_word = training_flops_per_word(self.state.model.shape)
+        self.ceiling = measured_flops_per_second(
+            self.processes.device,
+            bfloat16=wants_bfloat16(self.settings.train, self.processes.device),
+        )
         self.outcomes: deque[tuple[int, Arriving]] = deque()
 
     @property
@@ -276,17 +289,21 @@ class Trainer:
             self._finish()
         else:
             log.info("stopped at step %d of %d; start again to go on", state.step, self.total_steps)
+        self.profiler.close()
         state.engine.close()
         return state.step == self.total_steps
 
     def _step(self, prefetched: Prefetched[DeviceBatch], stop_requested: bool) -> tuple[bool, bool]:
         """Take one step; return whether any rank was asked to stop, and whether to save by time."""
+        self._profile_step()
         started = time.perf_counter()
         settings, state, watch = self.settings.train, self.state, self.processes.watch
         pace = self.interval.pace
         watch.enter("data", step=state.step)
         inputs, targets, num_tokens = next(prefetched)
-        pace.data_wait_seconds += time.perf_counter() - started
+        data_wait_seconds = time.perf_counter() - started
+        pace.data_wait_seconds += data_wait_seconds
+        self.data_wait_seconds += data_wait_seconds
         if state.step % self.steps_per_epoch == 0 or not self.batches.train.carries_state:
             state.reset_lanes()
         keys = dropout_keys(settings.seed, state.step, state.lanes, self.processes.device)
@@ -318,6 +335,11 @@ class Trainer:
         # The outcome of the step before, so that the host need not wait for the device.
         self._settle(unknown=1)
         return bool(signs[0]), bool(signs[1])
+
+    def _profile_step(self) -> None:
+        profiled = self.profiler.next_step(self.data_wait_seconds)
+        if profiled is not None:
+            self._record("profile", **asdict(profiled))
 
     def _accumulate_gradient(
         self, inputs_BT: Tensor, targets_BT: Tensor, keys: Tensor, num_tokens: int
@@ -533,6 +555,7 @@ class Trainer:
         row_nll, column_nll, *paces = self.processes.sum(sums).tolist()
         losses = Losses(row_nll, column_nll, round(tokens))
         norm = float(self.last_norm)
+        speed = interval.tokens / pace.step_seconds
         remaining = (self.total_steps - self.state.step) * pace.step_seconds / pace.steps
         self._record(
             "train",
@@ -540,7 +563,8 @@ class Trainer:
             learning_rate=self.last_rate,
             grad_norm=norm if math.isfinite(norm) else None,
             skipped_steps=self.state.skipped.total or None,
-            tokens_per_second=interval.tokens / pace.step_seconds,
+            tokens_per_second=speed,
+            mfu=speed * self.flops_per_word / (self.ceiling * self.processes.world_size),
             data_wait_share=pace.data_wait_seconds / pace.step_seconds,
             **paces_of_ranks(torch.tensor(paces, dtype=torch.float64).reshape_as(paces_W3)),
             seconds_left=remaining,
@@ -585,6 +609,8 @@ class Trainer:
             steps_per_epoch=self.steps_per_epoch,
             total_steps=self.total_steps,
             tokens_per_epoch=self.corpus.manifest.splits["train"].tokens,
+            flops_per_word=self.flops_per_word,
+            ceiling_flops_per_second=self.ceiling,
             unigram_perplexity=unigram,
             device=self.processes.device.type,
             versions={"python": platform.python_version(), "torch": torch.__version__},

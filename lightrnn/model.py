@@ -227,7 +227,8 @@ class LightRNN(nn.Module):
         )
         hidden, state = self.run(torch.stack(pairs, dim=1).flatten(0, 1), state, dropout_keys)
         hidden_T2BH = hidden.view(-1, 2, *hidden.shape[1:])
-        return hidden_T2BH[:, 0], hidden_T2BH[:, 1], state
+        for_row_TBH, for_column_TBH = hidden_T2BH.unbind(1)
+        return for_row_TBH, for_column_TBH, state
 
     def run(
         self, vectors: Tensor, state: Tensor, dropout_keys: Tensor | None = None

@@ -386,7 +386,7 @@ def losses_of(run_dir: Path) -> list[float]:
     return [record["loss"] for record in read_records(run_dir, "train")]
 
 
-_TIMES = re.compile(r"seconds|slowest_rank|_per_second|_wait_|bytes")
+_TIMES = re.compile(r"seconds|slowest_rank|_per_second|_wait_|bytes|mfu")
 
 
 def measured(run_dir: Path, *events: str) -> list[dict[str, Any]]:
