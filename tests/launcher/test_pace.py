@@ -70,6 +70,7 @@ def test_the_console_tells_of_a_slow_rank(most: float, told: bool) -> None:
         "loss": 5.0,
         "perplexity": 148.4,
         "tokens_per_second": 1000.0,
+        "mfu": 0.5,
         "seconds_left": 3.0,
         "step_seconds_mean": 1.0,
         "own_seconds_mean": 0.2,
