@@ -37,7 +37,7 @@ def linear_cross_entropy(
         numbers = CHUNK_NUMBERS.get(hidden_NH.device.type, CHUNK_NUMBERS["cuda"])
         chunk_size = max(16, numbers // head.out_features)
     loss: Tensor = _LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
-        hidden_NH, head.weight, head.bias, cells_N, ignored, chunk_size
+        hidden_NH, head.weight, head.bias, cells_N, ignored, chunk_size, torch.is_grad_enabled()
     )
     return loss
 
@@ -52,8 +52,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
         cells_N: Tensor,
         ignored: int,
         chunk_size: int,
+        wants_gradient: bool,
     ) -> Tensor:
-        wants_gradient = any(ctx.needs_input_grad[:3])
         loss = torch.zeros((), device=hidden_NH.device)
         if wants_gradient:
             gradients = tuple(map(torch.zeros_like, (hidden_NH, weight_RH, bias_R)))
@@ -84,7 +84,12 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         grad_hidden_NH, grad_weight_RH, grad_bias_R = ctx.saved_tensors
-        return grad_hidden_NH * grad, grad_weight_RH * grad, grad_bias_R * grad, None, None, None
+        return (
+            grad_hidden_NH * grad,
+            grad_weight_RH * grad,
+            grad_bias_R * grad,
+            *(None,) * 4,
+        )
 
 
 def _less_one_at(chances_NR: Tensor, places_N1: Tensor, counted_N: Tensor) -> Tensor:
