@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 PROGRAMS = "slurmctld", "slurmd", "sbatch", "munged", "unshare"
-START_SECONDS = 60
+START_SECONDS, CALL_SECONDS = 60, 400
 
 CONFIG = """\
 ClusterName=tests
@@ -87,7 +87,7 @@ class SlurmCluster:
             capture_output=True,
             text=True,
             check=False,
-            timeout=120,
+            timeout=CALL_SECONDS,
         )
         assert ended.returncode == 0, f"{command}: {ended.stdout}{ended.stderr}"
         return ended.stdout
