@@ -230,7 +230,8 @@ def test_the_examples_work_as_they_are(
     links = {"launcher": ROOT / "launcher", "configs": ROOT / "configs", "corpora/demo": corpus}
     for link, target in {**links, ".venv": Path(sys.prefix)}.items():
         (tmp_path / link).symlink_to(target)
-    cluster.call("sbatch", "--wait", f"launcher/slurm/{name}.sbatch", cwd=tmp_path)
+    short = ["--train.epochs", "0.5", "--table.init", "random"]
+    cluster.call("sbatch", "--wait", f"launcher/slurm/{name}.sbatch", *short, cwd=tmp_path)
     (start,) = read_records(tmp_path / "runs" / f"slurm-{name}", "start")
     assert start["world_size"] == 2
     assert read_records(tmp_path / "runs" / f"slurm-{name}", "end")
