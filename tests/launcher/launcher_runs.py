@@ -333,6 +333,11 @@ def _fail_to_read_at_step(step: int) -> None:
     train.training_steps = failing
 
 
+def find_no_programs() -> None:
+    """Let the rank find no program on its PATH."""
+    os.environ["PATH"] = "/nowhere"
+
+
 def log_opened_shards(path: Path) -> Hook:
     """Let the rank write the path of every shard that it opens, a line each."""
     return partial(_log_opened_shards, path)

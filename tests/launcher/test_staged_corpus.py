@@ -16,6 +16,8 @@ from launcher.processes import Processes
 from launcher.settings import Settings, load_settings
 from launcher.setup import cut_batches
 from launcher.staging import stage_corpus
+from launcher.watch import Limits, Watch
+from launcher.watch.places import Position
 
 Options = Callable[..., list[str]]
 PLAIN = {"data__num_lanes": 12, "data__eval_lanes": 4}
@@ -47,7 +49,9 @@ def test_every_host_copies_what_its_ranks_read(
         host, local_rank = divmod(rank, 2)
         socket.gethostname = lambda: f"node{'x' * host}"
         settings = load_settings([*arguments, "--data.stage_dir", str(tmp_path / f"disk-{host}")])
-        place = Processes(rank, local_rank, 4, torch.device("cpu"), dist.group.WORLD)
+        position = Position(rank, socket.gethostname(), Limits(60, 60))
+        watch = Watch(position, None, lambda seconds: None)
+        place = Processes(rank, local_rank, 4, torch.device("cpu"), dist.group.WORLD, watch)
         staged = stage_corpus(opened, settings, place)
         read = training_batches(staged, settings, rank, 4)
         return [int(read.batch(step).targets.sum()) for step in range(read.num_steps)]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from launcher_runs import run
+from launcher_runs import find_no_programs, run
 
 from launcher.job_time import JobTime, job_time, parse_time, stop_time
 from launcher.settings import SettingsError
@@ -208,13 +208,13 @@ def test_wrong_runs_are_told_before_they_are_submitted(
         assert part in str(raised.value)
 
 
-def test_the_command(tiny: Options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command(tiny: Options, tmp_path: Path) -> None:
     """Without SLURM the script is printed all the same, and nothing is left behind."""
-    monkeypatch.setenv("PATH", "/nowhere")
     command = ["submit", "--nodes", "2", *tiny(tmp_path / "run")]
     printed = run("lightrnn", [*command, "--dry-run"], tmp_path / "dry").check()
     assert printed.output.startswith("#!/bin/bash\n#SBATCH --job-name=lightrnn\n")
-    run("lightrnn", command, tmp_path / "logs").check_one_line("sbatch is not on the PATH")
+    ended = run("lightrnn", command, tmp_path / "logs", hooks={0: find_no_programs})
+    ended.check_one_line("sbatch is not on the PATH")
     assert not (tmp_path / "run").exists()
     listed = run("lightrnn", ["submit", "--help"], tmp_path / "help").check()
     assert "--max-requeues" in listed.output
