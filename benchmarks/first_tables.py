@@ -156,7 +156,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, help="file for the JSON, besides the last line")
     given = parser.parse_args(arguments)
     if given.quick:
-        given.inits = ["random", "svd"]
+        # In a single epoch so small a text teaches next to nothing.
+        given.inits, given.epochs = ["random", "svd"], 4.0
         given.set = [*given.set, "model.embedding_size=16", "model.hidden_size=16"]
     elif given.corpus is None:
         parser.error("give --corpus, or --quick")
